@@ -1,0 +1,110 @@
+#!/usr/bin/python
+"""Keep a systemd unit enabled, running, and on the current content of its files."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: systemd_current
+short_description: Keep a systemd unit enabled, running and current
+description:
+  - Enables and starts a unit, and reloads or restarts it when its files differ from those it last loaded.
+  - Unlike a handler this survives a run that was cut off, since the host is asked each time what the unit runs on.
+options:
+  name:
+    description: The unit. Without a suffix it is a service.
+    type: str
+    required: true
+  restart_on:
+    description: Files or directories for whose change the unit has to be restarted. One that does not exist is allowed.
+    type: list
+    elements: path
+    default: []
+  reload_on:
+    description: Files or directories for whose change a reload is enough.
+    type: list
+    elements: path
+    default: []
+  enabled:
+    description: Whether the unit starts at boot.
+    type: bool
+    default: true
+author: Terrace
+"""
+
+EXAMPLES = r"""
+- name: Keep HAProxy enabled, running and current
+  systemd_current:
+    name: haproxy@lb
+    restart_on: [/etc/systemd/system/haproxy@.service]
+    reload_on: [/etc/haproxy/lb.cfg]
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, in order, out of C(enable), C(start), C(restart) and C(reload).
+  type: list
+  returned: always
+changed_files:
+  description: The files that differed from what the unit had loaded.
+  type: list
+  returned: always
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.systemd_unit import Unit, UnitError
+
+
+def plan(active: bool, enabled: bool, want_enabled: bool, restart: list[str], reload: list[str]) -> list[str]:
+    """Return the actions that bring a unit to where it should be, in order."""
+    actions = []
+    if enabled != want_enabled:
+        actions.append("enable" if want_enabled else "disable")
+    if not active:
+        actions.append("start")
+    elif restart:
+        actions.append("restart")
+    elif reload:
+        actions.append("reload")
+    return actions
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "restart_on": {"type": "list", "elements": "path", "default": []},
+            "reload_on": {"type": "list", "elements": "path", "default": []},
+            "enabled": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    parameters = module.params
+    unit = Unit(module, parameters["name"])
+    watched = parameters["restart_on"] + parameters["reload_on"]
+    try:
+        state = unit.show("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
+        if state["LoadState"] == "not-found" and not module.check_mode:
+            # A template's instance is found only once systemd has read the new file.
+            unit.systemctl("daemon-reload")
+            state = unit.show("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
+        active = state["ActiveState"] in ("active", "reloading", "activating")
+        restart = unit.changed_since_load(parameters["restart_on"]) if active else []
+        reload = unit.changed_since_load(parameters["reload_on"]) if active else []
+        enabled = state["UnitFileState"] in ("enabled", "enabled-runtime", "static", "generated", "indirect", "alias")
+        actions = plan(active, enabled, parameters["enabled"], restart, reload)
+        if not module.check_mode:
+            if state["NeedDaemonReload"] == "yes" or actions:
+                unit.systemctl("daemon-reload")
+            if "start" in actions:
+                # A unit that failed too often refuses to start until its counter is reset.
+                unit.systemctl("reset-failed", unit.name, check=False)
+            for action in actions:
+                unit.systemctl(action, unit.name)
+            unit.record(watched)
+    except UnitError as error:
+        module.fail_json(msg=f"{error}\nIts last lines in the journal:\n{unit.journal()}")
+    module.exit_json(changed=bool(actions), actions=actions, changed_files=restart + reload)
+
+
+if __name__ == "__main__":
+    main()
