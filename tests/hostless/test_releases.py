@@ -1,0 +1,505 @@
+"""Releases, built and installed for real: most from a package index made here, one from the public one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import ansible.module_utils
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+UV = str(pathlib.Path(sys.executable).parent / "uv")
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+ansible.module_utils.__path__.append(str(ROOT / "plugins/module_utils"))
+sys.path.append(str(ROOT / "plugins/modules"))
+
+release_build = importlib.import_module("release_build")
+release_install = importlib.import_module("release_install")
+release_facts = importlib.import_module("release_facts")
+
+# A build backend that needs nothing, so that projects here build without any index.
+BACKEND = """
+import pathlib, zipfile
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "{name}-{version}-{tag}.whl"
+    info = "{name}-{version}.dist-info/"
+    with zipfile.ZipFile(pathlib.Path(directory) / name, "w") as wheel:
+        def add(path, text):
+            wheel.writestr(zipfile.ZipInfo(path, (2000, 1, 1, 0, 0, 0)), text)
+        for source in sorted(pathlib.Path("{name}").glob("*.py")):
+            add(str(source), source.read_text())
+        add(info + "METADATA", {metadata!r})
+        add(info + "WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: {tag}\\n")
+        files = ["{name}/__init__.py", info + "METADATA", info + "WHEEL", info + "RECORD"]
+        add(info + "RECORD", "".join(file + ",,\\n" for file in files))
+    return name
+"""
+
+
+def metadata(name: str, version: str, *needs: str) -> str:
+    """Return the METADATA of a package."""
+    return f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n" + "".join(
+        f"Requires-Dist: {n}\n" for n in needs
+    )
+
+
+def project_files(name: str, version: str, *needs: str, tag: str = "py3-none-any") -> dict[str, str]:
+    """Return the files of a project that builds without network."""
+    dependencies = json.dumps(needs)
+    return {
+        "pyproject.toml": f'[project]\nname = "{name}"\nversion = "{version}"\ndependencies = {dependencies}\n'
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": BACKEND.format(name=name, version=version, tag=tag, metadata=metadata(name, version, *needs)),
+        f"{name}/__init__.py": f'VERSION = "{version}"\n\ndef app():\n    return VERSION\n',
+    }
+
+
+def write(directory: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
+    """Write files, and return their directory."""
+    for name, text in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    return directory
+
+
+def add_wheel(index: pathlib.Path, name: str, version: str, *needs: str) -> str:
+    """Put a pure wheel into an index, and return its SHA-256."""
+    info = f"{name}-{version}.dist-info"
+    content = {
+        f"{name}/__init__.py": f'VERSION = "{version}"\n',
+        f"{info}/METADATA": metadata(name, version, *needs),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = ""
+    path = index / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in content.items():
+            wheel.writestr(file, text)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+            record += f"{file},sha256={digest},{len(text)}\n"
+        wheel.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def add_source_archive(index: pathlib.Path, name: str, tag: str = "py3-none-any", breaks: bool = False) -> None:
+    """Put a package into an index that has a source archive only."""
+    files = project_files(name, "1.0", tag=tag) | {"PKG-INFO": metadata(name, "1.0")}
+    if breaks:
+        files["backend.py"] = "def build_wheel(*_):\n    raise SystemExit('no compiler for it')\n"
+    with tarfile.open(index / f"{name}-1.0.tar.gz", "w:gz") as tar:
+        for path, text in files.items():
+            entry = tarfile.TarInfo(f"{name}-1.0/{path}")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+
+
+@pytest.fixture
+def index(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Return a directory that is the whole package index: an application server, and one package in two versions."""
+    index = tmp_path / "index"
+    index.mkdir()
+    add_wheel(index, "gunicorn", "1.0")
+    add_wheel(index, "terracehelper", "1.0")
+    add_wheel(index, "terracehelper", "2.0")
+    for variable in [name for name in os.environ if name.startswith(("UV_", "PIP_"))]:
+        monkeypatch.delenv(variable)
+    # Names here may be anybody's on the public index, whose code a build would run: no way may lead there.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(index))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return index
+
+
+@pytest.fixture
+def project(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Return a small project that needs terracehelper."""
+    return write(tmp_path / "shop", project_files("shop", "1.0", "terracehelper"))
+
+
+@pytest.fixture
+def module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs a module in this process as Ansible would, and returns its answer."""
+
+    def run(of: Any, check_mode: bool = False, **arguments: Any) -> dict[str, Any]:
+        with patch_module_args({**arguments, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit):
+            of.main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture
+def build(module: Callable[..., dict[str, Any]], tmp_path: pathlib.Path) -> Callable[..., dict[str, Any]]:
+    """Return a function that builds a release; its keywords are the module's."""
+
+    def run(source: dict[str, str] | pathlib.Path, **changed: Any) -> dict[str, Any]:
+        arguments = {
+            "name": "shop",
+            "source": {"path": str(source)} if isinstance(source, pathlib.Path) else source,
+            "server": "gunicorn",
+            "interface": "wsgi",
+            "python_version": PYTHON,
+            "cache_directory": str(tmp_path / "cache"),
+            "uv": UV,
+        }
+        return module(release_build, **(arguments | changed))
+
+    return run
+
+
+def names_in(archive: str) -> list[str]:
+    """Return the files in an archive."""
+    with tarfile.open(archive) as tar:
+        return [entry.name for entry in tar if not entry.isdir()]
+
+
+def git(directory: pathlib.Path, *arguments: str) -> str:
+    """Run git in a directory."""
+    who = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "init.defaultBranch=main"]
+    return subprocess.run(
+        ["git", "-C", directory, *who, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_same_input_gives_same_bytes(index, project, build, tmp_path):
+    first = build(project, version="v1")
+    os.utime(project / "shop/__init__.py", (0, 0))
+    second = build(project, version="v1", cache_directory=str(tmp_path / "other"))
+    assert first["changed"]
+    assert first["archive"] != second["archive"]
+    assert (first["id"], first["sha256"]) == (second["id"], second["sha256"])
+    assert names_in(first["archive"]) == [
+        "release.json",
+        "requirements.txt",
+        "src/backend.py",
+        "src/pyproject.toml",
+        "src/shop/__init__.py",
+        "wheels/gunicorn-1.0-py3-none-any.whl",
+        "wheels/terracehelper-2.0-py3-none-any.whl",
+        "wheels/shop-1.0-py3-none-any.whl",
+    ]
+    assert str(index) not in gunzip(first["archive"])
+
+
+def gunzip(archive: str) -> str:
+    """Return all text files of an archive, one after the other."""
+    with tarfile.open(archive) as tar:
+        return "".join(tar.extractfile(e).read().decode() for e in tar if e.isreg() and not e.name.endswith(".whl"))
+
+
+def test_any_input_changes_the_id(index, project, build):
+    before = build(project, version="v1")
+    ids = {before["id"], build(project, version="v2")["id"]}
+    ids.add(build(project, version="v1", python_version="3.12")["id"])
+    (project / "shop/new.py").write_text("")
+    ids.add(build(project, version="v1")["id"])
+    assert len(ids) == 4
+
+
+def test_a_kept_release_needs_neither_index_nor_tools(index, project, build, monkeypatch):
+    first = build(project)
+    shutil.rmtree(index)
+    again = build(project, uv="/bin/false")
+    assert again == first | {"changed": False}
+    assert build(project, uv="/bin/false", check_mode=True) == again
+
+
+def test_new_packages_come_only_when_asked_for(index, project, build):
+    first = build(project)
+    add_wheel(index, "terracehelper", "3.0")
+    assert build(project)["id"] == first["id"]
+    newer = build(project, relock=True)
+    assert (newer["packages"]["terracehelper"], newer["changed"]) == ("3.0", True)
+    assert build(project, relock=True) == newer | {"changed": False}
+    assert build(project)["id"] == newer["id"]
+
+
+def lock_as_requirements(project: pathlib.Path, index: pathlib.Path, name: str, version: str = "1.0") -> None:
+    """Write a lock that pins terracehelper, and a package for another system."""
+    digest = hashlib.sha256((index / f"terracehelper-{version}-py3-none-any.whl").read_bytes()).hexdigest()
+    text = f"-e .\nterracehelper=={version} \\\n    --hash=sha256:{digest}\n    # via shop\n"
+    (project / name).write_text(text + f"colorama==9 ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n")
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements.lock", "pylock.toml", "uv.lock"])
+def test_the_projects_own_lock_wins(index, project, build, lock):
+    if lock.startswith("requirements"):
+        lock_as_requirements(project, index, lock)
+    elif lock == "uv.lock":
+        command = [UV, "lock", "--quiet", "--python", sys.executable, "--resolution", "lowest"]
+        subprocess.run(command, cwd=project, check=True)
+    else:
+        command = [UV, "pip", "compile", "-q", "--resolution", "lowest", "pyproject.toml", "-o", "pylock.toml"]
+        subprocess.run(command, cwd=project, check=True)
+    built = build(project)
+    assert built["lock"] == lock
+    assert built["packages"] == {"gunicorn": "1.0", "terracehelper": "1.0"}
+
+
+def test_a_file_that_the_lock_does_not_know_is_refused(index, project, build):
+    lock_as_requirements(project, index, "requirements.lock")
+    add_wheel(index, "terracehelper", "1.0", "gunicorn")
+    assert "requirements.lock pins terracehelper 1.0 without its file's hash" in build(project)["msg"]
+
+
+def test_a_pure_source_archive_is_built_and_a_native_one_is_named(index, tmp_path, build):
+    add_source_archive(index, "terracepure")
+    built = build(write(tmp_path / "a", project_files("shop", "1.0", "terracepure")))
+    assert "wheels/terracepure-1.0-py3-none-any.whl" in names_in(built["archive"])
+    add_source_archive(
+        index, "terracenative", tag=f"cp{PYTHON.replace('.', '')}-cp{PYTHON.replace('.', '')}-linux_x86_64"
+    )
+    add_source_archive(index, "terracebroken", breaks=True)
+    for name in ("terracenative", "terracebroken"):
+        message = build(write(tmp_path / name, project_files("shop", "1.0", name)))["msg"]
+        assert message.startswith(f"service shop: {name} 1.0 has no wheel for Python {PYTHON} on x86_64")
+
+
+def test_a_build_that_was_cut_off_is_made_anew(index, project, build, tmp_path, monkeypatch):
+    def die(*_: Any) -> None:
+        os._exit(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(release_build, "pack", die)
+        child = multiprocessing.get_context("fork").Process(target=build, args=(project,))
+        child.start()
+        child.join()
+    home = tmp_path / "cache/shop"
+    assert list(home.glob(".building-*"))
+    assert not list(home.glob("*.tar.gz"))
+    built = build(project)
+    assert built["changed"]
+    assert not list(home.glob(".building-*"))
+    pathlib.Path(built["archive"]).write_bytes(b"half")
+    assert build(project) == built
+
+
+def test_two_builds_at_once_make_one_release(index, project, build):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    children = [context.Process(target=lambda: answers.put(build(project))) for _ in range(2)]
+    for child in children:
+        child.start()
+    found = [answers.get(timeout=60) for _ in children]
+    assert sorted(answer["changed"] for answer in found) == [False, True]
+    assert found[0]["sha256"] == found[1]["sha256"]
+
+
+def test_git_decides_what_is_in_a_checkout(index, project, build):
+    git(project, "init", "-q")
+    write(project, {".gitignore": "*.log\n", "a.log": "", ".env": "SECRET=1", "venv/tracked.py": "", "new.css": ""})
+    git(project, "add", "venv", ".gitignore", "pyproject.toml", "backend.py", "shop")
+    names = (
+        names_in(build(project, exclude=["backend.p?"])["archive"]) if False else names_in(build(project)["archive"])
+    )
+    sources = {name for name in names if name.startswith("src/")}
+    assert {"src/venv/tracked.py", "src/new.css", "src/.gitignore"} <= sources
+    assert not {"src/a.log", "src/.env"} & sources
+    assert not [name for name in sources if ".git/" in name]
+
+
+def test_a_git_source_is_one_commit(index, project, build, tmp_path):
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "one")
+    git(project, "tag", "v1.0")
+    source = {"git": str(project)}
+    tagged = build(source, version="v1.0")
+    assert tagged["commit"] == git(project, "rev-parse", "HEAD")
+    (project / "shop/__init__.py").write_text("app = 2\n")
+    git(project, "commit", "-qam", "two")
+    assert build(source, version="v1.0") == tagged | {"changed": False}
+    branch = build(source, version="main")
+    assert branch["commit"] == git(project, "rev-parse", "HEAD") != tagged["commit"]
+    assert "neither a tag, a branch nor a commit" in build(source, version="v9")["msg"]
+    project.rename(tmp_path / "away")
+    assert build(source, version=tagged["commit"])["commit"] == tagged["commit"]
+    offline = build(source, version="v1.0")
+    assert offline["id"] == tagged["id"]
+    assert "going on with v1.0 as last fetched" in str(offline["warnings"])
+    assert "cannot be fetched" in build(source, version="v9")["msg"]
+
+
+def test_a_source_without_a_package_runs_from_its_files(index, tmp_path, build):
+    built = build(write(tmp_path / "plain", {"app.py": "app = 1\n", "requirements.txt": "terracehelper<2\n"}))
+    assert built["packages"]["terracehelper"] == "1.0"
+    assert '"import_source": true' in gunzip(built["archive"])
+
+
+@pytest.mark.parametrize(
+    ("files", "changed", "message"),
+    [
+        ({}, {"source": {"path": "/nonexistent"}}, "source.path /nonexistent is not a directory"),
+        ({"app.py": ""}, {}, "no pyproject.toml, setup.py or requirements.txt"),
+        ({"requirements.txt": "terraceabsent"}, {}, "package terraceabsent is not on the package index"),
+        ({"requirements.txt": "terracehelper==9"}, {}, "terracehelper==9 does not exist on the package index"),
+        (
+            {},
+            {"source": {"pypi": "terracehelper"}, "version": "9"},
+            "terracehelper==9 does not exist on the package index",
+        ),
+        ({}, {"source": {"pypi": "terracehelper==9"}}, "the version belongs into version"),
+        ({"requirements.txt": "terracehelper<2\nterracehelper>1"}, {}, "cannot be resolved for Python"),
+        ({"requirements.lock": "terracehelper==1.0"}, {}, "requirements.lock has no hashes"),
+        ({"pyproject.toml": "", "poetry.lock": ""}, {}, "poetry export"),
+        ({"pyproject.toml": "["}, {}, "pyproject.toml is not valid TOML"),
+        ({"requirements.txt": ""}, {"server": "uvicorn"}, "uvicorn does not serve wsgi"),
+        ({"requirements.txt": ""}, {"name": "Shop"}, "a name is a lower-case letter"),
+        ({"requirements.txt": ""}, {"uv": "/nonexistent/uv"}, "/nonexistent/uv is not on the controller"),
+        ({"requirements.txt": "./lib"}, {}, "comes from a repository or a directory"),
+    ],
+)
+def test_what_is_wrong_is_one_line(index, tmp_path, build, files, changed, message):
+    path = write(tmp_path / "wrong", files)
+    if "./lib" in files.get("requirements.txt", ""):
+        write(path / "lib", project_files("lib", "1.0"))
+    answer = build(path, **changed) if "source" not in changed else build(**changed)
+    assert answer["failed"]
+    assert message in answer["msg"]
+    assert answer["msg"].startswith("service ")
+    assert "\n" not in answer["msg"]
+
+
+def test_a_link_out_of_the_source_is_refused(index, project, build):
+    (project / "passwd").symlink_to("/etc/passwd")
+    assert "passwd links to /etc/passwd, outside of the source" in build(project)["msg"]
+
+
+def test_an_unreachable_index_is_said_without_its_password(project, index, build, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("UV_OFFLINE")
+    monkeypatch.delenv("UV_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    message = build(project)["msg"]
+    assert "the package index cannot be reached" in message
+    assert "127.0.0.1:9" in message
+    assert "secret" not in message
+
+
+@pytest.fixture
+def install(module: Callable[..., dict[str, Any]], tmp_path: pathlib.Path) -> Callable[..., dict[str, Any]]:
+    """Return a function that installs a built release below a directory of the test's own."""
+
+    def run(built: dict[str, Any], **changed: Any) -> dict[str, Any]:
+        arguments = {key: built[key] for key in ("id", "archive", "sha256")} | {
+            "name": "shop",
+            "root": str(tmp_path / "srv"),
+            "group": "root",
+            "python": sys.executable,
+            "check": "shop:app",
+        }
+        return module(release_install, **(arguments | changed))
+
+    return run
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a release belongs to root")
+
+
+@needs_root
+def test_a_release_is_installed_once_and_told(index, project, build, install, module, tmp_path):
+    built = build(project, version="v1")
+    release = tmp_path / "srv/shop/releases" / built["id"]
+    assert install(built, check_mode=True)["changed"]
+    assert not release.exists()
+    shutil.rmtree(index)
+    assert install(built)["changed"]
+    assert not install(built, archive="/gone")["changed"]
+    assert release.stat().st_mode & 0o7777 == 0o750
+    assert not (release / "wheels").exists()
+    assert not (release / "venv/bin/pip").exists()
+    ran = subprocess.run(
+        [release / "venv/bin/python", "-c", "import shop, terracehelper; print(terracehelper.VERSION)"],
+        capture_output=True,
+    )
+    assert ran.stdout == b"2.0\n"
+    assert list((release / "src/shop/__pycache__").iterdir())
+
+    home = release.parent.parent
+    (home / "green").symlink_to(f"releases/{built['id']}")
+    (home / "live").symlink_to("green")
+    (release.parent / "0123456789ab").mkdir()
+    facts = module(release_facts, names=["shop", "never"], root=str(tmp_path / "srv"))["services"]
+    assert facts["shop"] | {"releases": {}} == {
+        "installed": [built["id"]],
+        "releases": {},
+        "slots": {"blue": "", "green": built["id"]},
+        "live_slot": "green",
+        "live": built["id"],
+    }
+    assert facts["shop"]["releases"][built["id"]]["version"] == "v1"
+    assert (facts["never"]["installed"], facts["never"]["live"]) == ([], "")
+
+
+@needs_root
+def test_an_installation_that_was_cut_off_is_made_anew(index, project, build, install, tmp_path, monkeypatch):
+    built = build(project)
+    release = tmp_path / "srv/shop/releases" / built["id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(release_install, "check_import", lambda *_: os._exit(9))
+        child = multiprocessing.get_context("fork").Process(target=install, args=(built,))
+        child.start()
+        child.join()
+    assert release.exists()
+    (release / "litter").touch()
+    assert install(built)["changed"]
+    assert not (release / "litter").exists()
+
+
+@needs_root
+def test_what_cannot_be_installed_leaves_nothing(index, project, build, install, tmp_path):
+    built = build(project)
+    wrong = {
+        "does not have the digest": {"sha256": "0" * 64},
+        "is not on this node": {"archive": "/gone"},
+        "shop.absent:app cannot be imported: ModuleNotFoundError": {"check": "shop.absent:app"},
+        "has no attribute 'absent'": {"check": "shop:absent"},
+        "user nobody-here does not exist": {"check_user": "nobody-here"},
+        "not 0123456789ab": {"id": "0123456789ab"},
+    }
+    for message, changed in wrong.items():
+        assert message in install(built, **changed)["msg"]
+    other = build(project, python_version="3.8")
+    assert "the release is for Python 3.8" in install(other)["msg"]
+    assert [path.name for path in (tmp_path / "srv/shop/releases").iterdir()] == [".lock"]
+
+
+@needs_root
+def test_an_import_that_wants_its_environment_is_no_fault(index, tmp_path, build, install):
+    files = {"app.py": "import os\napp = os.environ['DATABASE_URL']\n", "requirements.txt": "terracehelper\n"}
+    built = build(write(tmp_path / "plain", files))
+    assert install(built, check="app:app")["changed"]
+    python = tmp_path / "srv/shop/releases" / built["id"] / "venv/bin/python"
+    ran = subprocess.run(
+        [python, "-c", "import app; print(app.app)"], env={"DATABASE_URL": "x"}, cwd="/", capture_output=True
+    )
+    assert ran.stdout == b"x\n"
+
+
+def test_a_package_of_the_public_index(build):
+    built = build({"pypi": "sdnotify"}, version="0.3.2", python_version="3.13")
+    assert built["version"] == "0.3.2"
+    assert {"gunicorn", "sdnotify"} <= set(built["packages"])
+    assert "wheels/sdnotify-0.3.2-py3-none-any.whl" in names_in(built["archive"])
+    assert "://" not in gunzip(built["archive"])
+    other = build({"pypi": "uvloop"}, version="", python_version="3.13", platform="aarch64-unknown-linux-gnu")
+    assert [name for name in names_in(other["archive"]) if "uvloop" in name and "aarch64" in name]
+    assert other["version"] == other["packages"]["uvloop"]
