@@ -1,0 +1,114 @@
+"""What the release modules share: digests, writing that survives a cut-off run, and the layout on a node."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+ROOT = "/srv/terrace"
+MARKER = ".installed"
+SLOTS = ("blue", "green")
+NAME_PATTERN = r"^[a-z][a-z0-9-]{0,23}$"
+
+
+class ReleaseError(Exception):
+    """A release that cannot be built or installed; the text is one line that says what to mend."""
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits.
+
+    Raises OSError when the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256, in hexadecimal, of any value that JSON can hold; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_atomically(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
+    """Write a text file so that a reader, or a run after a power cut, sees all of it or the file before it.
+
+    path: where; its directory exists. text: the content. mode: the permission bits.
+    Raises OSError when the directory is not writable.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        pathlib.Path(temporary).replace(path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, waiting for whoever holds it; the kernel frees it if the process dies.
+
+    path: the lock file; it and its directory are made when missing, and it stays afterwards.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one when the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
+    """Return what one service has on this node, read from its directories only.
+
+    name: the service. root: the directory above all services.
+    Returns: installed (ids, oldest first), releases (id to version, commit and installed_at), slots (blue and green
+    to an id, or an empty string), live_slot (blue, green or empty) and live (the id in that slot, or empty).
+    """
+    home = pathlib.Path(root) / name
+    releases = {}
+    for directory in sorted((home / "releases").glob("*")):
+        marker = read_json(directory / MARKER)
+        if marker.get("id") == directory.name:
+            described = read_json(directory / "release.json")
+            releases[directory.name] = {
+                "version": described.get("version", ""),
+                "commit": described.get("commit", ""),
+                "installed_at": marker.get("installed_at", ""),
+            }
+    slots = {slot: _link(home / slot) for slot in SLOTS}
+    live_slot = _link(home / "live")
+    live_slot = live_slot if live_slot in SLOTS else ""
+    return {
+        "installed": sorted(releases, key=lambda release: (releases[release]["installed_at"], release)),
+        "releases": releases,
+        "slots": slots,
+        "live_slot": live_slot,
+        "live": slots.get(live_slot, ""),
+    }
+
+
+def _link(path: pathlib.Path) -> str:
+    """Return the last part of a link's target, or an empty string when it is no link."""
+    try:
+        return path.readlink().name
+    except OSError:
+        return ""

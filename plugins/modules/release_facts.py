@@ -1,0 +1,72 @@
+#!/usr/bin/python
+"""Tell which releases a node has, and which of them are live."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_facts
+short_description: Tell which releases a node has
+description:
+  - Reads the directories of services on a node, and changes nothing.
+  - A service that the node has never had is an answer too, with nothing installed.
+options:
+  names:
+    description: Names of the services.
+    type: list
+    elements: str
+    required: true
+  root:
+    description: Directory above all services.
+    type: path
+    default: /srv/terrace
+author: Terrace
+"""
+
+EXAMPLES = r"""
+- name: Read which releases are here
+  release_facts:
+    names: [orders, users]
+  register: __facts
+
+- name: Say what is live
+  ansible.builtin.debug:
+    msg: "{{ __facts.services.orders.live }}"
+"""
+
+RETURN = r"""
+services:
+  description: >-
+    By service: C(installed), ids of complete releases, oldest first; C(releases), by id their C(version), C(commit)
+    and C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot), the live one of the two;
+    C(live), the id in it. What is missing is an empty string.
+  type: dict
+  returned: always
+  sample:
+    orders:
+      installed: [1f0c5ad0b2c9]
+      releases: {1f0c5ad0b2c9: {version: v1.4.0, commit: "", installed_at: "2026-01-31T12:00:00+00:00"}}
+      slots: {blue: 1f0c5ad0b2c9, green: ""}
+      live_slot: blue
+      live: 1f0c5ad0b2c9
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import ROOT, releases_of
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "names": {"type": "list", "elements": "str", "required": True},
+            "root": {"type": "path", "default": ROOT},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(
+        changed=False, services={name: releases_of(name, module.params["root"]) for name in module.params["names"]}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,487 @@
+#!/usr/bin/python
+"""Keep one slot of a service live on a node, and replace it by the other one without losing a request."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: service_slot
+short_description: Keep one slot of a service live, and flip to the other one when something changed
+description:
+  - A service has two slots, blue and green, each a link to a release and an instance of C(svc-NAME@.service).
+    One of them is live.
+  - Where nothing is live, a slot is pointed to the wanted release and started.
+  - Where the live slot runs another release than the wanted one, or other files than the current ones, the other slot
+    is started, and once the node proxy's own readiness check passes, the old one is drained and stopped.
+  - A slot that does not become ready is stopped again; the live one is not touched, and the module fails.
+  - The steps are derived from what is found on the node, so a run that was cut off is completed, or reverted, by the
+    next one.
+options:
+  name:
+    description: The service.
+    type: str
+    required: true
+  release:
+    description: The id of an installed release. Without it the live release stays.
+    type: str
+    default: ''
+  keep_live:
+    description: Whether a release that is already live stays, though it is not O(release).
+    type: bool
+    default: false
+  restart_on:
+    description: Files for whose change the service has to be started anew, in the other slot.
+    type: list
+    elements: path
+    default: []
+  proxy_socket:
+    description: The admin socket of the node proxy.
+    type: path
+    default: /run/haproxy-node/admin.sock
+  ready_timeout:
+    description: Seconds for a started slot to become ready.
+    type: int
+    default: 60
+  drain_timeout:
+    description: Seconds for the running requests of the old slot to end before it is told to stop.
+    type: int
+    default: 30
+author: Terrace
+"""
+
+EXAMPLES = r"""
+- name: Keep a slot of orders live
+  service_slot:
+    name: orders
+    release: 3f1c9a5be0d2
+    keep_live: true
+    restart_on: [/etc/systemd/system/svc-orders@.service, /etc/terrace/services/orders/service.env]
+"""
+
+RETURN = r"""
+slot:
+  description: The slot that is live.
+  type: str
+  returned: success
+release:
+  description: The release that is live.
+  type: str
+  returned: success
+previous_release:
+  description: The release that was live before; empty where none was.
+  type: str
+  returned: success
+steps:
+  description: What was done, or would be in check mode, in order. Empty where nothing had to be.
+  type: list
+  returned: success
+reasons:
+  description: Why the live slot was replaced.
+  type: list
+  returned: success
+"""
+
+import contextlib
+import fcntl
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import ROOT, SLOTS, releases_of, write_atomically
+from ansible.module_utils.systemd_unit import Unit, UnitError
+
+RUNNING = ("active", "activating", "reloading", "deactivating")
+CRASHES = 4  # so many starts in a row that ended by themselves mean that the release does not work here
+POLL_SECONDS = 0.2
+# srv_admin_state of `show servers state`: forced maintenance (1) and forced drain (8).
+FORCED = 0x01 | 0x08
+
+
+class SlotError(Exception):
+    """Something that keeps a slot from becoming live; the text says what, where and what to mend."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a slot was found in.
+
+    release: the id its link points to, or an empty string. running: whether its unit runs or is about to.
+    changed: the files that differ from those it has loaded; always empty where it does not run.
+    """
+
+    release: str = ""
+    running: bool = False
+    changed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which slot is to be live, and what that takes.
+
+    slot: the slot. start: whether it has to be started. stop_first: whether it runs something else at the moment.
+    retire: the other slot, where that one runs and has to be drained and stopped. reasons: why the live slot goes.
+    """
+
+    slot: str
+    start: bool
+    stop_first: bool
+    retire: str
+    reasons: list[str]
+
+
+def make_plan(slots: dict[str, Found], live: str, wanted: str) -> Plan:
+    """Return what to do, from what is there.
+
+    Parameters:
+        slots: what each slot was found in, by name.
+        live: the slot that the node calls live, or an empty string.
+        wanted: the release that is to be live.
+    """
+
+    def fits(slot: str) -> bool:
+        return slots[slot].running and slots[slot].release == wanted and not slots[slot].changed
+
+    def other(slot: str) -> str:
+        return SLOTS[1 - SLOTS.index(slot)]
+
+    reasons = []
+    if live and slots[live].release != wanted:
+        reasons.append(f"release {slots[live].release} is replaced by {wanted}")
+    if live:
+        reasons += [f"{file} changed" for file in slots[live].changed]
+    first = live or next((slot for slot in SLOTS if fits(slot)), "") or SLOTS[0]
+    if fits(first):
+        target = first
+    elif fits(other(first)):
+        target = other(first)
+    elif not live:
+        target = next((slot for slot in SLOTS if not slots[slot].running), SLOTS[0])
+    elif not slots[live].running and slots[live].release == wanted:
+        target = live
+    else:
+        target = other(live)
+    return Plan(
+        slot=target,
+        start=not fits(target),
+        stop_first=slots[target].running and not fits(target),
+        retire=other(target) if slots[other(target)].running else "",
+        reasons=reasons,
+    )
+
+
+def parse_rows(text: str, separator: str) -> list[dict[str, str]]:
+    """Return the rows of a table that HAProxy prints, whose line of names starts with `# `."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    start = next((number for number, line in enumerate(lines) if line.startswith("# ")), None)
+    if start is None:
+        return []
+    names = lines[start][2:].split(separator)
+    return [dict(zip(names, line.split(separator), strict=False)) for line in lines[start + 1 :]]
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the node proxy knows of one slot.
+
+    status: as in its statistics, such as "UP", "UP 1/2", "DOWN", "DRAIN". check: the outcome of the last check, such
+    as "L7OK". sessions: how many requests are running. forced: whether someone put it into drain or maintenance.
+    """
+
+    status: str
+    check: str
+    sessions: int
+    forced: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last check passed and the server takes requests.
+
+        A server is up before its first check too, so its status alone is not enough.
+        """
+        return self.status.startswith("UP") and self.check.lstrip("* ") in ("L7OK", "L7OKC")
+
+
+class Proxy:
+    """The node proxy, through its admin socket.
+
+    Parameters:
+        path: the socket.
+        service: the service; its backend has its name, and SERVICE.local follows that one.
+    """
+
+    def __init__(self, path: str, service: str) -> None:
+        self.path = path
+        self.backend = service
+
+    def ask(self, command: str) -> str:
+        """Send one command and return the answer.
+
+        Raises SlotError where the proxy cannot be reached.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(10)
+                connection.connect(self.path)
+                connection.sendall(f"{command}\n".encode())
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        except OSError as error:
+            raise SlotError(
+                f"the node proxy does not answer on {self.path} ({error.strerror or error}): "
+                "see `systemctl status haproxy@node`, or let site.yml set it up"
+            ) from error
+        return answer.decode(errors="replace")
+
+    def tell(self, slot: str, setting: str) -> None:
+        """Change a setting of a slot's server, such as "state drain"."""
+        answer = self.ask(f"set server {self.backend}/{slot} {setting}").strip()
+        if answer:
+            raise SlotError(f"the node proxy refused `set server {self.backend}/{slot} {setting}`: {answer}")
+
+    def servers(self) -> dict[str, Server]:
+        """Return the servers of the service by slot.
+
+        Raises SlotError where the proxy does not know the service.
+        """
+        stat = {row["svname"]: row for row in parse_rows(self.ask(f"show stat {self.backend} 4 -1"), ",")}
+        local = {row["svname"]: row for row in parse_rows(self.ask(f"show stat {self.backend}.local 4 -1"), ",")}
+        state = {row["srv_name"]: row for row in parse_rows(self.ask(f"show servers state {self.backend}"), " ")}
+        if not all(slot in stat and slot in state for slot in SLOTS):
+            raise SlotError(
+                f"the node proxy knows no backend {self.backend} with the servers {' and '.join(SLOTS)}: "
+                "its configuration comes from site.yml, which has to run before"
+            )
+        return {
+            slot: Server(
+                status=stat[slot]["status"],
+                check=stat[slot]["check_status"],
+                sessions=sum(int(rows[slot]["scur"] or 0) for rows in (stat, local) if slot in rows),
+                forced=bool(int(state[slot]["srv_admin_state"]) & FORCED),
+            )
+            for slot in SLOTS
+        }
+
+
+class Service:
+    """A service on this node: its slots, its units, its place in the node proxy.
+
+    Parameters:
+        module: the AnsibleModule.
+        root: the directory above all services.
+    """
+
+    def __init__(self, module: AnsibleModule, root: str = ROOT) -> None:
+        self.module = module
+        self.name: str = module.params["name"]
+        self.home = Path(root) / self.name
+        self.root = root
+        self.proxy = Proxy(module.params["proxy_socket"], self.name)
+        self.units = {slot: Unit(module, f"svc-{self.name}@{slot}") for slot in SLOTS}
+        self.steps: list[str] = []
+
+    def find(self, slot: str, release: str) -> Found:
+        """Return what a slot is in at the moment."""
+        unit = self.units[slot]
+        state = unit.show("ActiveState", "NeedDaemonReload")
+        if state["ActiveState"] not in RUNNING:
+            return Found(release)
+        changed = unit.changed_since_load(self.module.params["restart_on"])
+        if state["NeedDaemonReload"] == "yes" and not changed:
+            changed = [f"/etc/systemd/system/svc-{self.name}@.service"]
+        return Found(release, running=True, changed=changed)
+
+    def enabled(self, slot: str) -> bool:
+        """Return whether a slot is the one that starts at boot."""
+        return self.units[slot].show("UnitFileState")["UnitFileState"] == "enabled"
+
+    def link(self, path: Path, target: str) -> None:
+        """Point a link to a target, in one step, so that nobody ever finds it missing."""
+        partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(target)
+        partial.replace(path)
+
+    def start(self, slot: str, release: str, stop_first: bool) -> None:
+        """Start a slot on a release and wait until the node proxy finds it ready.
+
+        Raises SlotError where it does not become ready; the slot is then as it was before, and stopped.
+        """
+        unit, path = self.units[slot], self.home / slot
+        if stop_first:
+            unit.systemctl("stop", unit.name)
+        before = path.readlink() if path.is_symlink() else None
+        self.link(path, f"releases/{release}")
+        unit.systemctl("daemon-reload")
+        unit.systemctl("reset-failed", unit.name, check=False)
+        # Without this an earlier process's last good check would count for the new one.
+        self.proxy.tell(slot, "health down")
+        self.proxy.tell(slot, "state ready")
+        try:
+            unit.systemctl("start", unit.name)
+            unit.record(self.module.params["restart_on"])
+            self.wait_ready(slot)
+        except (SlotError, UnitError) as error:
+            lines = unit.journal()
+            unit.systemctl("stop", unit.name, check=False)
+            if before is None:
+                path.unlink()
+            else:
+                self.link(path, str(before))
+            raise SlotError(f"{error}. Its last lines in the journal:\n{lines}") from error
+
+    def wait_ready(self, slot: str) -> None:
+        """Wait until the node proxy's readiness check of a slot passes.
+
+        Raises SlotError after the timeout, or as soon as the service keeps ending by itself.
+        """
+        seconds = self.module.params["ready_timeout"]
+        deadline = time.monotonic() + seconds
+        restarts = int(self.units[slot].show("NRestarts").get("NRestarts") or 0)
+        while True:
+            server = self.proxy.servers()[slot]
+            if server.ready:
+                return
+            ended = int(self.units[slot].show("NRestarts").get("NRestarts") or 0) - restarts
+            if ended >= CRASHES:
+                raise SlotError(f"slot {slot} ended by itself {ended} times instead of becoming ready")
+            if time.monotonic() >= deadline:
+                raise SlotError(
+                    f"slot {slot} did not become ready within {seconds} s "
+                    f"(the node proxy says {server.status}, last check {server.check or 'none yet'})"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def retire(self, slot: str) -> None:
+        """Let a slot's running requests end, stop it, and leave its server as one that may be started again."""
+        self.proxy.tell(slot, "state drain")
+        deadline = time.monotonic() + self.module.params["drain_timeout"]
+        while self.proxy.servers()[slot].sessions and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        self.units[slot].systemctl("stop", self.units[slot].name)
+        # The proxy notices by its next check; until then it would pass requests to a slot that is no longer there.
+        self.proxy.tell(slot, "health down")
+        self.proxy.tell(slot, "state ready")
+
+    def step(self, text: str) -> bool:
+        """Note a step, and return whether it is to be carried out."""
+        self.steps.append(text)
+        return not self.module.check_mode
+
+    def converge(self) -> dict[str, object]:
+        """Bring the service to where it should be and return what to report.
+
+        Raises SlotError and UnitError.
+        """
+        parameters = self.module.params
+        known = releases_of(self.name, self.root)
+        live, current = known["live_slot"], known["live"]
+        wanted = current if current and parameters["keep_live"] else parameters["release"] or current
+        if not wanted:
+            raise SlotError("no release is live and none was given: deploy one")
+        if wanted not in known["installed"]:
+            if self.module.check_mode:
+                return expected(wanted, live, current)
+            raise SlotError(f"release {wanted} is not installed in {self.home}/releases: install it first")
+        found = {slot: self.find(slot, known["slots"][slot]) for slot in SLOTS}
+        plan = make_plan(found, live if current else "", wanted)
+        if plan.start and self.step(f"start {plan.slot}"):
+            self.start(plan.slot, wanted, plan.stop_first)
+        elif not plan.start and not self.module.check_mode:
+            self.settle(plan.slot)
+        if plan.retire and self.step(f"retire {plan.retire}"):
+            self.retire(plan.retire)
+        self.declare(plan.slot, live, wanted)
+        return {
+            "slot": plan.slot,
+            "release": wanted,
+            "previous_release": current,
+            "reasons": plan.reasons,
+            "steps": self.steps,
+        }
+
+    def settle(self, slot: str) -> None:
+        """Make sure that a slot which already runs takes requests: an earlier run may have left it draining."""
+        if self.proxy.servers()[slot].forced:
+            self.step(f"undrain {slot}")
+            self.proxy.tell(slot, "state ready")
+        try:
+            self.wait_ready(slot)
+        except SlotError as error:
+            raise SlotError(f"{error}. Its last lines in the journal:\n{self.units[slot].journal()}") from error
+
+    def declare(self, slot: str, live: str, release: str) -> None:
+        """Say which slot is live: to whoever follows the link, to the boot, and to what restarts with the service."""
+        if slot != live and self.step(f"make {slot} live"):
+            self.link(self.home / "live", slot)
+        other = SLOTS[1 - SLOTS.index(slot)]
+        if not self.enabled(slot) and self.step(f"enable {slot}"):
+            self.units[slot].systemctl("enable", self.units[slot].name)
+        if self.enabled(other) and self.step(f"disable {other}"):
+            self.units[other].systemctl("disable", self.units[other].name)
+        # Background processes are restarted when this file changes: the link alone has no content of its own.
+        marker = self.home / ".live"
+        text = f"{release} {slot}\n"
+        if (not marker.exists() or marker.read_text() != text) and self.step("mark the live release"):
+            write_atomically(marker, text, mode=0o644)
+
+
+def expected(release: str, slot: str = "", previous: str = "") -> dict[str, object]:
+    """Return what check mode reports of a release that the tasks before would have installed."""
+    return {
+        "slot": slot,
+        "release": release,
+        "previous_release": previous,
+        "steps": [f"start {release or 'the wanted release'}"],
+        "reasons": [],
+    }
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Hold a service's directory, so that two runs do not flip it at the same time.
+
+    Raises SlotError where another run holds it.
+    """
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError as error:
+        raise SlotError(f"{directory} does not exist: no release was installed here yet") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise SlotError("another run is working on it on this node: wait until that one has ended") from error
+    finally:
+        os.close(handle)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "release": {"type": "str", "default": ""},
+            "keep_live": {"type": "bool", "default": False},
+            "restart_on": {"type": "list", "elements": "path", "default": []},
+            "proxy_socket": {"type": "path", "default": "/run/haproxy-node/admin.sock"},
+            "ready_timeout": {"type": "int", "default": 60},
+            "drain_timeout": {"type": "int", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    service = Service(module)
+    try:
+        if module.check_mode and not service.home.exists():
+            module.exit_json(changed=True, **expected(module.params["release"]))
+        with held(service.home):
+            result = service.converge()
+    except (SlotError, UnitError) as error:
+        module.fail_json(msg=f"service {service.name} on {platform.node()}: {error}", steps=service.steps)
+    module.exit_json(changed=bool(result["steps"]), **result)
+
+
+if __name__ == "__main__":
+    main()
