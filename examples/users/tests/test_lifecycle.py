@@ -1,0 +1,86 @@
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from testing.postgresql import DatabaseUrls, PostgreSQL
+from testing.processes import wait_until
+from testing.services import SERVERS, Service, service
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_stop_lets_a_running_request_finish(
+    server: str, variables: dict[str, str], postgres: PostgreSQL, database: DatabaseUrls
+) -> None:
+    person = {"email": f"{server}@lifecycle.example.org", "name": "Last"}
+    with service("users", variables, server=server) as users, ThreadPoolExecutor(1) as pool:
+        with postgres.blocked(database.name, "users"):
+            last = pool.submit(httpx.post, f"{users.url}/users", json=person, timeout=30, trust_env=False)
+            wait_until(lambda: postgres.waiting(database.name) > 0, seconds=5, what="the request runs")
+            users.process.send(signal.SIGTERM)
+            time.sleep(1)
+            assert users.process.running
+            assert not last.done()
+        assert last.result().status_code == 201
+        users.process.wait(10)
+
+
+def test_a_process_that_stops_says_that_it_is_not_ready(variables: dict[str, str]) -> None:
+    with service("users", {**variables, "SHUTDOWN_DELAY": "2"}) as users:
+        assert users.http.get("/readyz").json() == {"status": "ready"}
+        begun = time.monotonic()
+        users.process.send(signal.SIGTERM)
+        wait_until(lambda: users.http.get("/readyz").status_code != 200, seconds=1, what="it is not ready")
+        answer = users.http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (503, {"status": "stopping"})
+        assert answer.headers["Retry-After"] == "1"
+        assert users.http.get("/healthz").status_code == 200
+        assert users.http.get("/users").status_code == 200
+        users.process.wait(10)
+        assert time.monotonic() - begun >= 2
+
+
+def test_without_its_database_a_service_is_ready_and_says_try_again(
+    users: Service, variables: dict[str, str], postgres: PostgreSQL
+) -> None:
+    person = {"email": "outage@lifecycle.example.org", "name": "Late"}
+    assert users.http.get("/users").status_code == 200
+    postgres.stop()
+    try:
+        with service("users", variables) as started_without:
+            for running in (users, started_without):
+                for answer in (
+                    running.http.get("/users"),
+                    running.http.get("/users/1000000"),
+                    running.http.post("/users", json=person),
+                    running.http.delete("/users/1000000"),
+                ):
+                    assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+                    assert int(answer.headers["Retry-After"]) > 0
+                assert running.http.get("/healthz").status_code == 200
+                assert running.http.get("/readyz").status_code == 200
+    finally:
+        postgres.start()
+    assert users.http.post("/users", json=person).status_code == 201
+
+
+def test_broken_connections_are_noticed_before_they_are_used(users: Service, postgres: PostgreSQL) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert {answer.status_code for answer in pool.map(users.http.get, ["/users"] * 40)} == {200}
+    postgres.stop()
+    postgres.start()
+    answers = [users.http.get("/users").status_code for _ in range(20)]
+    assert answers == [200] * 20
+
+
+def test_a_database_that_hangs_is_given_up(
+    variables: dict[str, str], postgres: PostgreSQL, database: DatabaseUrls
+) -> None:
+    with service("users", {**variables, "DATABASE_TIMEOUT": "1", "DATABASE_POOL_SIZE": "2"}) as users:
+        with postgres.blocked(database.name, "users"), ThreadPoolExecutor(12) as pool:
+            begun = time.monotonic()
+            answers = list(pool.map(users.http.get, ["/users"] * 12))
+            assert {answer.status_code for answer in answers} == {503}
+            assert time.monotonic() - begun < 8
+        assert [users.http.get("/users").status_code for _ in range(10)] == [200] * 10

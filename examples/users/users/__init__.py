@@ -1,0 +1,1 @@
+"""The users service: people, kept in PostgreSQL and read through a cache."""
