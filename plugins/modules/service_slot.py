@@ -246,8 +246,9 @@ class Proxy:
 
         Raises SlotError where the proxy does not know the service.
         """
-        stat = {row["svname"]: row for row in parse_rows(self.ask(f"show stat {self.backend} 4 -1"), ",")}
-        local = {row["svname"]: row for row in parse_rows(self.ask(f"show stat {self.backend}.local 4 -1"), ",")}
+        rows = parse_rows(self.ask("show stat -1 4 -1"), ",")
+        stat = {row["svname"]: row for row in rows if row["pxname"] == self.backend}
+        local = {row["svname"]: row for row in rows if row["pxname"] == f"{self.backend}.local"}
         state = {row["srv_name"]: row for row in parse_rows(self.ask(f"show servers state {self.backend}"), " ")}
         if not all(slot in stat and slot in state for slot in SLOTS):
             raise SlotError(
