@@ -23,9 +23,17 @@ from ansible.errors import AnsibleFilterError
 NAME = re.compile(r"^[a-z][a-z0-9-]{0,23}$")
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 MEMORY = re.compile(r"^[1-9][0-9]*[KMGT]$")
+HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+PATH = re.compile(r"^/[^\s#]*$")
+
+# Names that daemons keep for themselves: a service so called would get their user or their database.
+RESERVED = {
+    **dict.fromkeys(("admin", "default", "monitor", "replica", "sentinel"), "Redis"),
+    **dict.fromkeys(("pgbouncer", "postgres", "template0", "template1"), "PostgreSQL"),
+}
 
 # Every key of a service: its type, and its value where it is not given. `...` stands for "has to be given".
-# A mapping instead of a type describes nested keys.
+# A mapping instead of a type describes nested keys, a list the type of its elements.
 SHAPE: dict[str, Any] = {
     "source": (dict, ...),
     "version": (str, ""),
@@ -40,12 +48,12 @@ SHAPE: dict[str, Any] = {
     "timeout": ({"request": (int, 30), "stop": (int, 30)}, {}),
     "memory": (str, "512M"),
     "body": (str, "16M"),
-    "needs": (list, []),
+    "needs": ([str], []),
     "database": ({"migrate": (str, ""), "pool": (int, 10)}, None),
     "cache": (bool, False),
     "queue": (bool, False),
     "environment": (dict, {}),
-    "secrets": (list, []),
+    "secrets": ([str], []),
     "processes": (dict, {}),
     "schedule": (dict, {}),
     "on": (str, "app"),
@@ -107,8 +115,12 @@ def services_declared(overrides: Mapping[str, Mapping] | None, directory: str) -
     Errors:
         AnsibleFilterError, where a file is not valid YAML, gives a key twice, or is missing.
     """
+    if not isinstance(overrides or {}, Mapping):
+        raise AnsibleFilterError("services: has to be a mapping, with each service's name as a key")
     declared = {}
     for name, difference in (overrides or {}).items():
+        if not isinstance(difference or {}, Mapping):
+            raise AnsibleFilterError(f"services.{name}: is {difference!r}; has to be a mapping of what differs here")
         path = Path(directory) / f"{name}.yml"
         if not path.exists():
             known = ", ".join(sorted(p.stem for p in Path(directory).glob("*.yml"))) or "none"
@@ -126,6 +138,8 @@ def _kind(kind: Any) -> str:
         return " or ".join(_kind(k) for k in kind)
     if isinstance(kind, dict):
         return "a mapping"
+    if kind == [str]:
+        return "a list of text"
     return {str: "text", int: "a whole number", bool: "true or false", list: "a list", dict: "a mapping"}[kind]
 
 
@@ -136,6 +150,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and value in kind
     if isinstance(kind, dict) or kind is dict:
         return isinstance(value, Mapping)
+    if kind == [str]:
+        return isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value)
     if kind is list:
         return isinstance(value, (list, tuple))
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -170,6 +186,47 @@ def _filled(value: Mapping | None, shape: Mapping) -> dict:
     return result
 
 
+def _own_problems(service: Mapping, where: str) -> list[str]:
+    """Return what is wrong with one service that no type tells, a line each."""
+    problems = []
+    for key, shape in (("processes", PROCESS), ("schedule", SCHEDULE)):
+        for part, value in (service.get(key) or {}).items():
+            if not NAME.match(str(part)):
+                problems.append(f"{where}.{key}.{part}: a name is 1 to 24 of a-z, 0-9 and -")
+            if not isinstance(value, Mapping):
+                problems.append(f"{where}.{key}.{part}: has to be a mapping with a command")
+            else:
+                problems += _check(value, shape, f"{where}.{key}.{part}")
+    kinds = SOURCES & set(service["source"])
+    if len(kinds) != 1:
+        problems.append(f"{where}.source: give exactly one of path, git or pypi")
+    if not re.match(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", service["app"]):
+        problems.append(f"{where}.app: is {service['app']!r}; has to be package.module:callable")
+    for key in ("memory", "body"):
+        if not MEMORY.match(service.get(key, "1M")):
+            problems.append(f"{where}.{key}: is {service[key]!r}; has to be a size such as 512M")
+    for key in ("live", "ready"):
+        path = (service.get("health") or {}).get(key, "/")
+        if not PATH.match(path):
+            problems.append(f"{where}.health.{key}: is {path!r}; has to be a path, starting with /")
+    for key, value in (
+        ("workers", service.get("workers", 1)),
+        ("threads", service.get("threads", 1)),
+        ("timeout.request", service.get("timeout", {}).get("request", 1)),
+        ("timeout.stop", service.get("timeout", {}).get("stop", 1)),
+        ("database.pool", (service.get("database") or {}).get("pool", 1)),
+    ):
+        if value != "auto" and value < 1:
+            problems.append(f"{where}.{key}: is {value}; has to be 1 or more")
+    for variable, value in service.get("environment", {}).items():
+        if not isinstance(value, (str, int, float)):
+            problems.append(f"{where}.environment.{variable}: is {value!r}; has to be text, a number, true or false")
+    for variable in [*service.get("environment", {}), *service.get("secrets", [])]:
+        if not VARIABLE.match(str(variable)):
+            problems.append(f"{where}: {variable!r} cannot be the name of an environment variable")
+    return problems
+
+
 def services_problems(
     declared: Mapping[str, Mapping], ports: Mapping[str, int], groups: Mapping, secrets: Mapping | None = None
 ) -> list[str]:
@@ -188,26 +245,13 @@ def services_problems(
         where = f"services.{name}"
         if not NAME.match(str(name)):
             problems.append(f"{where}: a name is 1 to 24 of a-z, 0-9 and -, and starts with a letter")
+        if name in RESERVED:
+            problems.append(f"{where}: {RESERVED[name]} keeps this name for itself; choose another")
         wrong = _check(service, SHAPE, where)
         problems += wrong
         if wrong:
             continue
-        for key, shape in (("processes", PROCESS), ("schedule", SCHEDULE)):
-            for part, value in (service.get(key) or {}).items():
-                if not NAME.match(str(part)):
-                    problems.append(f"{where}.{key}.{part}: a name is 1 to 24 of a-z, 0-9 and -")
-                if not isinstance(value, Mapping):
-                    problems.append(f"{where}.{key}.{part}: has to be a mapping with a command")
-                else:
-                    problems += _check(value, shape, f"{where}.{key}.{part}")
-        kinds = SOURCES & set(service["source"])
-        if len(kinds) != 1:
-            problems.append(f"{where}.source: give exactly one of path, git or pypi")
-        if not re.match(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", service["app"]):
-            problems.append(f"{where}.app: is {service['app']!r}; has to be package.module:callable")
-        for key in ("memory", "body"):
-            if not MEMORY.match(service.get(key, "1M")):
-                problems.append(f"{where}.{key}: is {service[key]!r}; has to be a size such as 512M")
+        problems += _own_problems(service, where)
         port = service["port"]
         if not 1024 <= port <= 65535:
             problems.append(f"{where}.port: is {port}; has to be between 1024 and 65535")
@@ -225,22 +269,48 @@ def services_problems(
                 problems.append(f"{place}: give a host, a path, or both")
             if route.get("path") and not str(route["path"]).startswith("/"):
                 problems.append(f"{place}.path: is {route['path']!r}; has to start with /")
+            elif route.get("path") and not PATH.match(str(route["path"])):
+                problems.append(f"{place}.path: is {route['path']!r}; cannot contain spaces or #")
+            if route.get("host") and not HOST.match(str(route["host"])):
+                problems.append(
+                    f"{place}.host: is {route['host']!r}; has to be a host name alone, without port or path"
+                )
             if key in routed:
                 problems.append(f"{place}: the same route belongs to '{routed[key]}'; remove one")
             routed.setdefault(key, name)
         for need in service.get("needs", []):
             if need not in declared:
                 problems.append(f"{where}.needs: there is no service '{need}' here; known are {', '.join(declared)}")
-        for variable in [*service.get("environment", {}), *service.get("secrets", [])]:
-            if not VARIABLE.match(str(variable)):
-                problems.append(f"{where}: {variable!r} cannot be the name of an environment variable")
+        given = (secrets or {}).get(name) or {}
         for variable in service.get("secrets", []):
-            if not (secrets or {}).get(name, {}).get(variable):
+            if not given.get(variable):
                 problems.append(
                     f"{where}.secrets: {variable} is not in the vault; add vault_services.{name}.{variable}"
                 )
-        if service.get("on", "app") not in groups:
-            problems.append(f"{where}.on: there is no group '{service['on']}' in the inventory")
+        databases = {other for other, its in declared.items() if its.get("database") is not None}
+        for alias in ("read", "session"):
+            other = str(name).removesuffix(f"-{alias}")
+            if other != name and databases >= {name, other}:
+                problems.append(
+                    f"{where}: the database of '{other}' has an alias {other.replace('-', '_')}_{alias}, which is this"
+                    " service's database; choose another name"
+                )
+        for process in service.get("processes", {}):
+            if f"{name}-{process}" in declared:
+                problems.append(
+                    f"{where}.processes.{process}: its unit svc-{name}-{process}@ is that of the service"
+                    f" '{name}-{process}'; choose another name"
+                )
+        on = service.get("on", "app")
+        if on not in groups:
+            problems.append(f"{where}.on: there is no group '{on}' in the inventory")
+        elif strangers := [host for host in groups[on] if host not in groups.get("app", [])]:
+            problems.append(
+                f"{where}.on: the group '{on}' has hosts that are not in 'app': {', '.join(strangers)}; services run on"
+                " app hosts"
+            )
+        elif not groups[on] and on != "app":
+            problems.append(f"{where}.on: the group '{on}' has no host; add one")
     return problems
 
 
@@ -454,10 +524,11 @@ def service_environment(
 
 def members(group: str, groups: Mapping[str, list[str]], hostvars: Mapping) -> list[dict[str, str]]:
     """Return the hosts of a group as a list of name and private address; a group that does not exist has none."""
-    return [
-        {"name": host, "address": hostvars[host].get("address") or hostvars[host].get("ansible_host", host)}
-        for host in groups.get(group, [])
-    ]
+    return [{"name": host, "address": _address(host, hostvars[host])} for host in groups.get(group, [])]
+
+
+def _address(host: str, variables: Mapping) -> str:
+    return variables.get("address") or variables.get("ansible_host", host)
 
 
 TIERS = ("loadbalancer", "app", "cache", "sentinel", "database", "etcd")
@@ -479,7 +550,7 @@ def topology_problems(groups: Mapping[str, list[str]], hostvars: Mapping) -> lis
     for host in groups["all"]:
         if not any(host in groups.get(tier, []) for tier in TIERS):
             problems.append(f"hosts.yml: the host '{host}' is in none of the groups {', '.join(TIERS)}; put it in one")
-        address = hostvars[host].get("address") or hostvars[host].get("ansible_host", host)
+        address = _address(host, hostvars[host])
         if address in seen:
             problems.append(f"hosts.yml: '{host}' has the address {address} of '{seen[address]}'; each needs its own")
         seen[address] = host

@@ -11,7 +11,9 @@ def table(rows: list[list[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def status_hosts(hosts: list[str], groups: Mapping[str, list[str]], hostvars: Mapping, tiers: list[str]) -> list[list[str]]:
+def status_hosts(
+    hosts: list[str], groups: Mapping[str, list[str]], hostvars: Mapping, tiers: list[str]
+) -> list[list[str]]:
     """Return a row for each host: its name, address, groups, and the units that run there, failed ones marked.
 
     Parameters:

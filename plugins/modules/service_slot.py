@@ -390,7 +390,7 @@ class Service:
         plan = make_plan(found, live if current else "", wanted)
         if plan.start and self.step(f"start {plan.slot}"):
             self.start(plan.slot, wanted, plan.stop_first)
-        elif not plan.start and not self.module.check_mode:
+        elif not plan.start:
             self.settle(plan.slot)
         if plan.retire and self.step(f"retire {plan.retire}"):
             self.retire(plan.retire)
@@ -405,9 +405,10 @@ class Service:
 
     def settle(self, slot: str) -> None:
         """Make sure that a slot which already runs takes requests: an earlier run may have left it draining."""
-        if self.proxy.servers()[slot].forced:
-            self.step(f"undrain {slot}")
+        if self.proxy.servers()[slot].forced and self.step(f"undrain {slot}"):
             self.proxy.tell(slot, "state ready")
+        if self.module.check_mode:
+            return
         try:
             self.wait_ready(slot)
         except SlotError as error:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import FastAPI, Header, Path, Query, Request, Response
+from fastapi import FastAPI, Header, Path, Query, Request, Response, WebSocket
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,6 +15,8 @@ from sqlalchemy.orm import selectinload
 from starlette.types import ASGIApp
 
 from orders.database import Database, DatabaseUnavailableError
+from orders.feed import Feed
+from orders.live import EventStream, talk
 from orders.logs import configure_logging
 from orders.models import IdempotencyKey, Order, OrderItem
 from orders.people import People
@@ -41,9 +43,12 @@ def create_app(settings: Settings) -> ASGIApp:
         app.state.primary = Database(settings.database_url, **pool)
         app.state.replica = Database(settings.database_read_url, **pool)
         app.state.people = People(settings.users_url, timeout=settings.users_timeout)
+        app.state.feed = Feed(app.state.replica, app.state.primary)
+        lifecycle.at_stop(app.state.feed.stop)
         lifecycle.started()
         yield
         lifecycle.stopped()
+        await app.state.feed.close()
         await app.state.people.close()
         await app.state.replica.close()
         await app.state.primary.close()
@@ -83,6 +88,21 @@ def create_app(settings: Settings) -> ASGIApp:
             if key is not None:
                 await session.execute(update(IdempotencyKey).where(IdempotencyKey.key == key).values(answer=body))
         return made(body, order.id)
+
+    # Before the route of one order, which would take the word for an id.
+    @app.get("/orders/events", response_class=Response)
+    async def follow_orders(
+        request: Request,
+        user_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+        last_event_id: Annotated[int | None, Header(ge=0, le=MAX_ID)] = None,
+    ) -> Response:
+        """Send new orders as server-sent events; with a Last-Event-ID, those after it first."""
+        return EventStream(request.app.state.feed, node_name=settings.node_name, after=last_event_id, user_id=user_id)
+
+    @app.websocket("/orders/live")
+    async def talk_about_orders(socket: WebSocket) -> None:
+        """Send new orders as they are made, and answer pings."""
+        await talk(socket, socket.app.state.feed, node_name=settings.node_name)
 
     @app.get("/orders/{order_id}")
     async def read_order(order_id: OrderId, request: Request) -> OrderOut:

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,7 @@ ERROR_CODES = {
     503: "unavailable",
 }
 
+Handler = Callable[[int, FrameType | None], Any]
 log = logging.getLogger(__name__)
 
 
@@ -57,28 +59,49 @@ class Lifecycle:
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
+        self._at_stop: list[Callable[[], None]] = []
         self.ready = False
 
+    def at_stop(self, end: Callable[[], None]) -> None:
+        """Have something called on the event loop when the server begins to stop, after the delay.
+
+        A server waits for open connections before it ends the application, so that answers without an end need this.
+
+        Args:
+            end: What to call; more than once does no harm.
+        """
+        self._at_stop.append(end)
+
     def started(self) -> None:
-        """Become ready, and notice SIGTERM before the server does. Call it on the running event loop."""
+        """Become ready, and notice signals to stop before the server does. Call it on the running event loop."""
         loop = asyncio.get_running_loop()
-        server = signal.getsignal(signal.SIGTERM)
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            first, self.ready = self.ready, False
-            if not self._delay:
-                server(number, frame)
-            elif first:
-                loop.call_soon_threadsafe(loop.call_later, self._delay, server, number, frame)
-
-        # A server that takes the signal elsewhere (outside Python, or by the loop's own means) gets no delay.
-        if callable(server):
-            signal.signal(signal.SIGTERM, stop)
+        for each, delay in ((signal.SIGTERM, self._delay), (signal.SIGINT, 0.0)):
+            server = signal.getsignal(each)
+            # A server that takes the signal elsewhere (outside Python, or by the loop's own means) gets no delay.
+            if callable(server):
+                signal.signal(each, self._handler(loop, server, delay))
         self.ready = True
 
     def stopped(self) -> None:
         """Stop being ready."""
         self.ready = False
+        for end in self._at_stop:
+            end()
+
+    def _handler(self, loop: asyncio.AbstractEventLoop, server: Handler, delay: float) -> Handler:
+        def stop(number: int, frame: FrameType | None) -> None:
+            first, self.ready = self.ready, False
+            if not delay:
+                loop.call_soon_threadsafe(self.stopped)
+                server(number, frame)
+            elif first:
+                loop.call_soon_threadsafe(loop.call_later, delay, late, number, frame)
+
+        def late(number: int, frame: FrameType | None) -> None:
+            self.stopped()
+            server(number, frame)
+
+        return stop
 
 
 class Envelope:
@@ -94,6 +117,9 @@ class Envelope:
         self._node_name = node_name.encode("latin-1", "replace")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, self._naming_node(send))
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -133,6 +159,14 @@ class Envelope:
                 (time.perf_counter() - begun) * 1000,
             )
             request_id.reset(token)
+
+    def _naming_node(self, send: Send) -> Send:
+        async def send_named(message: Message) -> None:
+            if message["type"] == "websocket.accept":
+                message["headers"] = [*message.get("headers", ()), (b"x-served-by", self._node_name)]
+            await send(message)
+
+        return send_named
 
 
 def error_answer(status: int, message: str, *, headers: Any = None, **more: Any) -> JSONResponse:

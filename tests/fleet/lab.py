@@ -1,0 +1,293 @@
+"""The lab as tests see it: its hosts, its ports, and clients for what it serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STATE = ROOT / ".terrace/lab"
+AUTHORITY = STATE / "pki/ca.crt"
+GATEWAY = "10.77.0.1"
+
+_TOPOLOGY = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text())
+_CHILDREN = yaml.safe_load((ROOT / "inventory/lab/hosts.yml").read_text())["all"]["children"]
+PORTS: dict[str, int] = _TOPOLOGY["topology_ports"]
+GROUPS: dict[str, list[str]] = {name: list(group.get("hosts", {})) for name, group in _CHILDREN.items()}
+ADDRESSES: dict[str, str] = {
+    name: values["ansible_host"]
+    for group in _CHILDREN.values()
+    for name, values in group.get("hosts", {}).items()
+    if values
+}
+SERVICES: dict[str, dict] = {
+    name: yaml.safe_load((ROOT / f"services/{name}.yml").read_text())
+    | (yaml.safe_load((ROOT / "inventory/lab/group_vars/all/services.yml").read_text())["services"][name] or {})
+    for name in ("httpbin", "orders", "users")
+}
+BALANCERS = GROUPS["loadbalancer"]
+NODES = GROUPS["app"]
+
+
+def network_is_up() -> bool:
+    """Tell whether the lab's gateway is an address of this machine."""
+    shown = subprocess.run(
+        ["ip", "-oneline", "-4", "address", "show", "to", GATEWAY], capture_output=True, text=True, check=True
+    )
+    return GATEWAY in shown.stdout
+
+
+def environment() -> dict[str, str]:
+    """Return the environment variables for Ansible's commands."""
+    return os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+
+
+class Host:
+    """A host of the lab, over SSH as the administrator.
+
+    Parameters:
+        name: its name in the inventory.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.address = ADDRESSES[name]
+        self._ssh = [
+            "ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", f"UserKnownHostsFile={STATE}/ssh/known_hosts",
+            "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ControlMaster=auto", "-o", "ControlPersist=60",
+            "-o", f"ControlPath=/tmp/terrace-{os.getpid()}-%C", f"admin@{self.address}",
+        ]  # fmt: skip
+
+    def try_run(self, command: str, stdin: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
+        """Run a shell command as root and return how it ended.
+
+        Parameters:
+            command: in the shell's words.
+            stdin: what it reads.
+            timeout: seconds after which it is given up (subprocess.TimeoutExpired).
+        """
+        return subprocess.run(
+            [*self._ssh, f"sudo sh -c {shlex.quote(command)}"],
+            input=stdin if stdin is not None else "",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def run(self, command: str, stdin: str | None = None, timeout: float = 120) -> str:
+        """Run a shell command as root and return what it printed; AssertionError where it fails."""
+        done = self.try_run(command, stdin, timeout)
+        assert done.returncode == 0, f"{self.name}: {command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def show(self, unit: str, name: str) -> str:
+        """Return one property of a systemd unit."""
+        return self.run(f"systemctl show {shlex.quote(unit)} --property={name} --value")
+
+    def live_slot(self, service: str) -> str:
+        """Return which slot of a service is live here."""
+        return self.run(f"readlink /srv/terrace/{service}/live")
+
+    def file(self, path: str) -> tuple[str, str, str]:
+        """Return mode, owner and group of a file."""
+        mode, owner, group = self.run(f"stat --format='%a %U %G' {shlex.quote(path)}").split()
+        return mode, owner, group
+
+    def proxy(self, instance: str, command: str) -> str:
+        """Return what a HAProxy instance answers on its admin socket."""
+        program = (
+            "import socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);"
+            "s.sendall((sys.argv[2]+chr(10)).encode());"
+            "print(b''.join(iter(lambda:s.recv(65536),b'')).decode())"
+        )
+        return self.run(f"python3 -c {shlex.quote(program)} /run/haproxy-{instance}/admin.sock {shlex.quote(command)}")
+
+
+def wait(condition: Callable[[], object], timeout: float, what: str, pause: float = 0.3) -> float:
+    """Wait until a condition holds and return how many seconds it took; AssertionError after the timeout."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < timeout, f"after {timeout} s still not: {what}"
+        time.sleep(pause)
+    return time.monotonic() - start
+
+
+@dataclass
+class Answer:
+    """An HTTP answer: its status, its headers (by lower-case name) and its body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    raw_headers: list[tuple[str, str]] = field(default_factory=list)
+
+    def json(self):
+        """Return the body as JSON."""
+        return json.loads(self.body)
+
+    @classmethod
+    def of(cls, response: HTTPResponse) -> Answer:
+        """Return the answer that a response carries, its body read."""
+        body = response.read()
+        pairs = response.getheaders()
+        return cls(response.status, {name.lower(): value for name, value in pairs}, body, pairs)
+
+
+def tls() -> ssl.SSLContext:
+    """Return a TLS context that trusts the lab's authority and nobody else."""
+    return ssl.create_default_context(cafile=str(AUTHORITY))
+
+
+def connect(host: str, port: int | None = None, timeout: float = 40) -> HTTPConnection:
+    """Return a connection to a host of the lab: TLS on the load balancers' port, plain elsewhere."""
+    address = ADDRESSES[host]
+    if port in (None, PORTS["https"]):
+        return HTTPSConnection(address, PORTS["https"], context=tls(), timeout=timeout)
+    return HTTPConnection(address, port, timeout=timeout)
+
+
+def ask(
+    host: str, path: str, method: str = "GET", body=None, headers: dict | None = None, port: int | None = None,
+    timeout: float = 40,
+) -> Answer:  # fmt: skip
+    """Send one request on a connection of its own and return the answer.
+
+    Parameters:
+        host: a host of the lab.
+        path: path and query.
+        method: the HTTP method.
+        body: bytes, or anything else to be sent as JSON.
+        headers: further headers.
+        port: the port; by default HTTPS.
+        timeout: seconds.
+    """
+    headers = dict(headers or {})
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+        headers.setdefault("Content-Type", "application/json")
+    connection = connect(host, port, timeout)
+    try:
+        connection.request(method, path, body=body, headers=headers)
+        return Answer.of(connection.getresponse())
+    finally:
+        connection.close()
+
+
+def wait_until_ready(timeout: float) -> None:
+    """Wait until every service has a ready slot on every node, and the load balancers know it."""
+
+    def ready() -> bool:
+        try:
+            nodes = all(
+                ask(node, f"/{service}", port=PORTS["node_health"], timeout=5).status == 200
+                for node in NODES
+                for service in SERVICES
+            )
+            return nodes and all(
+                ask(balancer, "/status/200", headers={"Host": "httpbin.lab"}, timeout=5).status == 200
+                and ask(balancer, "/users?limit=1", timeout=5).status == 200
+                and ask(balancer, "/orders?limit=1", timeout=5).status == 200
+                for balancer in BALANCERS
+            )
+        except (OSError, HTTPException):
+            return False
+
+    wait(ready, timeout, "every service ready on every node", pause=1)
+
+
+class Load:
+    """Clients on kept connections, until stopped. Bounded in number and time.
+
+    A request whose reused connection closed before any byte of the answer is sent once more on a new one, as clients
+    do, if it is safe; those are counted as `reopened`. Anything else but a 2xx counts as failed.
+
+    Parameters:
+        host: the host that they ask.
+        path: what they ask for.
+        port: its port; by default HTTPS.
+        clients: how many.
+        headers: further headers.
+        method, body: the request, GET without a body by default.
+    """
+
+    LONGEST = 300.0
+
+    def __init__(
+        self, host: str, path: str, port: int | None = None, clients: int = 6, headers: dict | None = None,
+        method: str = "GET", body: Callable[[], dict] | None = None,
+    ) -> None:  # fmt: skip
+        self.host, self.path, self.port, self.clients = host, path, port, clients
+        self.headers, self.method, self.body = headers or {}, method, body
+        self.good = 0
+        self.reopened = 0
+        self.failed: list[str] = []
+        self.worst = 0.0
+        self.served: set[str] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        self._end = time.monotonic() + self.LONGEST
+        for thread in self._threads:
+            thread.start()
+        wait(lambda: self.good >= self.clients or self.failed, 30, "the load has begun")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _client(self) -> None:
+        connection, fresh = connect(self.host, self.port, 20), True
+        while not self._stop.is_set() and time.monotonic() < self._end:
+            body = json.dumps(self.body()).encode() if self.body else None
+            headers = self.headers | ({"Content-Type": "application/json"} if body else {})
+            start = time.monotonic()
+            for attempt in (1, 2):
+                try:
+                    connection.request(self.method, self.path, body=body, headers=headers)
+                    answer = Answer.of(connection.getresponse())
+                except (OSError, HTTPException) as error:
+                    connection.close()
+                    closed = isinstance(error, ConnectionError) and not fresh
+                    connection, was_fresh = connect(self.host, self.port, 20), fresh
+                    fresh = True
+                    if attempt == 1 and closed and self.method == "GET" and not was_fresh:
+                        with self._lock:
+                            self.reopened += 1
+                        continue
+                    with self._lock:
+                        self.failed.append(f"{type(error).__name__}: {error}")
+                else:
+                    fresh = answer.headers.get("connection", "").lower() == "close"
+                    with self._lock:
+                        if 200 <= answer.status < 300:
+                            self.good += 1
+                            self.served.add(answer.headers.get("x-served-by", ""))
+                        else:
+                            self.failed.append(f"{answer.status} {answer.body[:100]!r}")
+                break
+            with self._lock:
+                self.worst = max(self.worst, time.monotonic() - start)
+            # The machine is small: a load that leaves it no time would test the machine.
+            time.sleep(0.01)
+
+    def __repr__(self) -> str:
+        shown = self.failed[:5]
+        return (
+            f"{self.good} good, {self.reopened} reopened, {len(self.failed)} failed {shown}, worst {self.worst:.2f} s"
+        )

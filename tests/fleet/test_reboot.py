@@ -1,0 +1,55 @@
+"""Each host is rebooted, one at a time; all comes back by itself, and where a peer exists no request fails."""
+
+from __future__ import annotations
+
+import pytest
+
+import lab
+
+
+def reboot(host: lab.Host) -> None:
+    """Reboot a host and wait until it runs again."""
+    before = host.run("cat /proc/1/stat").split()[21]
+    host.try_run("systemctl reboot", timeout=20)
+
+    def back() -> bool:
+        try:
+            now = host.try_run("cat /proc/1/stat && systemctl is-system-running", timeout=15)
+        except lab.subprocess.TimeoutExpired:
+            return False
+        return now.returncode == 0 and now.stdout.split()[21] != before
+
+    lab.wait(back, 90, f"{host.name} runs again", pause=1)
+
+
+@pytest.mark.parametrize("name", lab.NODES)
+def test_an_app_node_reboots_and_no_request_fails(hosts, name):
+    with lab.Load("lb1", "/users?limit=1", clients=4) as load:
+        reboot(hosts[name])
+        lab.wait_until_ready(90)
+    assert load.good > 50
+    assert not load.failed, load
+
+
+@pytest.mark.parametrize("name", lab.BALANCERS)
+def test_a_load_balancer_reboots_and_the_other_serves(hosts, name):
+    other = next(balancer for balancer in lab.BALANCERS if balancer != name)
+    with lab.Load(other, "/users?limit=1", clients=4) as load:
+        reboot(hosts[name])
+        lab.wait_until_ready(60)
+    assert not load.failed, load
+
+
+@pytest.mark.parametrize("name", [lab.GROUPS["cache"][0], lab.GROUPS["database"][0]])
+def test_a_single_host_reboots_and_the_stack_comes_back(hosts, name):
+    before = lab.ask("lb1", "/users/1").body
+    reboot(hosts[name])
+    lab.wait_until_ready(90)
+    assert lab.ask("lb1", "/users/1").body == before
+    made = lab.ask(
+        "lb2",
+        "/users",
+        "POST",
+        {"email": f"{name}-{hosts[name].run('cat /proc/sys/kernel/random/uuid')}@example.com", "name": "R"},
+    )
+    assert made.status == 201

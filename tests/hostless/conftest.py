@@ -1,0 +1,45 @@
+"""What the hostless tests share: the project's plugins as modules, and its inventories rendered by Ansible itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# Before Ansible is imported: it reads its configuration once.
+os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import ansible.module_utils  # noqa: E402
+import pytest  # noqa: E402
+from landscape import Landscape  # noqa: E402
+
+if str(ROOT / "plugins/module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(ROOT / "plugins/module_utils"))
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory) -> Landscape:
+    """The lab's own inventory, its generated parts in a folder of the test."""
+    return Landscape(ROOT / "inventory/lab", lab_state=str(tmp_path_factory.mktemp("lab")))
+
+
+@pytest.fixture(scope="session")
+def single() -> Landscape:
+    """One machine in every group."""
+    return Landscape(DATA / "inventory/single")
+
+
+@pytest.fixture(scope="session")
+def ha() -> Landscape:
+    """Two load balancers, and three hosts of everything else."""
+    return Landscape(DATA / "inventory/ha")
+
+
+@pytest.fixture(scope="session", params=["lab", "single", "ha"])
+def landscape(request) -> Landscape:
+    """Each of the three, one after the other."""
+    return request.getfixturevalue(request.param)

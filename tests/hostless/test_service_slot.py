@@ -1,0 +1,272 @@
+"""The flip of a service's slots: what is decided from what is found, and how the node proxy's words are read."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jinja2
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(path: str, name: str) -> ModuleType:
+    """Return a file of the project as a module; `path` is relative to the project, and needs no .py."""
+    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / path))
+    spec = importlib.util.spec_from_loader(name, loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
+
+
+for util in ("releases", "systemd_unit"):
+    load(f"plugins/module_utils/{util}.py", f"ansible.module_utils.{util}")
+slot = load("plugins/modules/service_slot.py", "service_slot")
+liveness = load("roles/python_service/files/terrace-liveness", "terrace_liveness")
+Found = slot.Found
+
+
+def plan(blue=None, green=None, live="", wanted="b"):
+    return slot.make_plan({"blue": blue or Found(), "green": green or Found()}, live, wanted)
+
+
+def test_nothing_there_starts_blue():
+    assert plan() == slot.Plan("blue", start=True, stop_first=False, retire="", reasons=[])
+
+
+def test_live_and_current_is_left_alone():
+    assert plan(Found("b", running=True), Found("a"), "blue") == slot.Plan("blue", False, False, "", [])
+
+
+def test_another_release_goes_to_the_other_slot():
+    found = plan(Found("a", running=True), live="blue")
+    assert found == slot.Plan("green", True, False, "blue", ["release a is replaced by b"])
+
+
+def test_a_changed_file_goes_to_the_other_slot():
+    found = plan(green=Found("b", running=True, changed=["/env"]), live="green")
+    assert found == slot.Plan("blue", True, False, "green", ["/env changed"])
+
+
+def test_a_stopped_live_slot_is_started_in_place():
+    assert plan(Found("b"), Found("a"), "blue") == slot.Plan("blue", True, False, "", [])
+
+
+def test_a_stopped_live_slot_keeps_its_release_until_the_next_one_is_ready():
+    assert plan(Found("a"), live="blue") == slot.Plan("green", True, False, "", ["release a is replaced by b"])
+
+
+def test_cut_off_before_the_new_slot_took_over():
+    """Both run, the new one on the wanted release: it is not started again, only finished."""
+    found = plan(Found("a", running=True), Found("b", running=True), "blue")
+    assert (found.slot, found.start, found.retire) == ("green", False, "blue")
+
+
+def test_cut_off_and_then_wanted_back():
+    """Both run, and the live one is wanted after all: the other one goes."""
+    found = plan(Found("a", running=True), Found("b", running=True), "blue", wanted="a")
+    assert (found.slot, found.start, found.retire) == ("blue", False, "green")
+
+
+def test_cut_off_and_then_a_third_release():
+    """Both run, neither fits: the one that is not live makes room."""
+    found = plan(Found("a", running=True), Found("b", running=True), "blue", wanted="c")
+    assert (found.slot, found.start, found.stop_first, found.retire) == ("green", True, True, "blue")
+
+
+def test_cut_off_after_the_old_slot_stopped():
+    found = plan(Found("a"), Found("b", running=True), "blue")
+    assert (found.slot, found.start, found.retire) == ("green", False, "")
+
+
+def test_cut_off_in_the_first_start():
+    """A slot runs and nothing is live yet: it becomes live without another start."""
+    assert plan(green=Found("b", running=True)) == slot.Plan("green", False, False, "", [])
+
+
+def test_a_boot_brought_the_old_slot_back():
+    """The link had moved, the boot had not been told: the live slot comes up before the old one goes."""
+    found = plan(Found("a", running=True), Found("b"), "green")
+    assert (found.slot, found.start, found.retire) == ("green", True, "blue")
+
+
+STATES = [
+    Found(release, running, changed)
+    for release, running, changed in itertools.product(("", "a", "b"), (False, True), ([], ["/env"]))
+    if (running or not changed) and (release or not running)
+]
+
+
+@pytest.mark.parametrize("live", ["", "blue", "green"])
+def test_from_every_state_one_run_ends_it_and_never_leaves_nothing(live):
+    """What every plan has to keep: it ends with one slot on the wanted release, and a second run has nothing to do."""
+    for blue, green in itertools.product(STATES, STATES):
+        slots = {"blue": blue, "green": green}
+        if live and not slots[live].release:
+            continue
+        found = slot.make_plan(slots, live, "b")
+        serving = {name for name, state in slots.items() if state.running}
+        assert found.stop_first <= found.start
+        assert not (found.stop_first and found.slot == live and serving != set(slots)), (slots, live)
+        if found.stop_first and live:
+            assert found.slot != live
+        after = {found.slot: Found("b", running=True), found.retire: Found()}
+        again = slot.make_plan({"blue": Found(), "green": Found()} | after, found.slot, "b")
+        assert again == slot.Plan(found.slot, False, False, "", [])
+
+
+STAT = """# pxname,svname,qcur,qmax,scur,status,check_status,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,
+orders,blue,0,0,3,UP,L7OK,0,10,1,2,99,
+orders,green,0,0,0,DOWN,L4CON,0,0,0,0,0,
+orders.local,blue,0,0,0,UP,,0,1,0,0,5,
+users,blue,0,0,0,UP,L7OK,0,1000,0,0,0,
+
+"""
+STATE = """1
+# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state
+3 orders 1 blue - 2 8
+3 orders 2 green - 0 0
+"""
+
+
+def test_rows_of_the_node_proxy():
+    assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", "UP", "UP"]
+    assert [row["srv_admin_state"] for row in slot.parse_rows(STATE, " ")] == ["8", "0"]
+    assert slot.parse_rows("No such proxy.\n", ",") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "check", "ready"),
+    [
+        ("UP", "L7OK", True),
+        ("UP 1/2", "L7OK", True),
+        ("UP", "* L7OK", True),  # the star: another check is under way
+        ("UP", "INI", False),  # up before its first check
+        ("UP", "", False),
+        ("DOWN", "L7STS", False),
+        ("DOWN 1/2", "L7OK", False),
+        ("DRAIN", "L7OK", False),
+        ("MAINT", "", False),
+    ],
+)
+def test_only_a_passed_check_is_ready(status, check, ready):
+    assert slot.Server(status, check, 0, False).ready is ready
+
+
+def test_liveness_counts_answers_of_the_slot_itself():
+    """Status 5xx does not count: the proxy writes such answers for a slot that hangs."""
+    assert liveness.parse_stat(STAT, "orders", "blue") == ("UP", 14)
+    assert liveness.parse_stat(STAT, "unknown", "blue") is None
+    assert liveness.parse_stat("No such proxy.\n", "orders", "blue") is None
+    assert liveness.parse_stat("", "orders", "blue") is None
+
+
+def test_liveness_reads_the_unit(tmp_path):
+    unit = (ROOT / "roles/python_service/templates/svc@.service.j2").read_text()
+    section = unit[unit.index("[X-Terrace]") :]
+    keys = [line.split("=")[0] for line in section.splitlines()[1:]]
+    assert keys == ["Service", "Live", "Host", "Interval", "Timeout", "Failures", "Grace"]
+    values = ["orders", "/healthz?a=b%20c", "localhost", "5", "5", "3", "60"]
+    head = "[Service]\nEnvironment=A=%i\nEnvironment=B=2\nExecStart=/bin/x \\\n    --a=%% \\\n    b\n\n"
+    lines = "\n".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+    (tmp_path / "svc-orders@.service").write_text(f"{head}[X-Terrace]\n{lines}\n")
+    (tmp_path / "svc-orders-mailer@.service").write_text(f"{head}[X-Terrace]\nService=orders\n")
+    (tmp_path / "svc-broken@.service").write_text("no unit at all\n")
+    assert liveness.read_settings(tmp_path) == [
+        liveness.Settings("orders", "/healthz?a=b%20c", "localhost", 5.0, 5.0, 3, 60.0)
+    ]
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn", "granian"])
+def test_unit_of_a_slot_is_well_formed(server, interface):
+    """Ansible drops the last line feed of what a template includes; two settings on one line would be lost silently."""
+    folders = [ROOT / "roles/python_service/templates", ROOT / "templates"]
+    templates = jinja2.Environment(  # noqa: S701  # no HTML
+        loader=jinja2.FileSystemLoader(folders), trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    templates.filters["comment"] = lambda text: f"# {text}"
+    defaults = yaml.safe_load((ROOT / "roles/python_service/defaults/main.yml").read_text())
+    given = {
+        "ansible_managed": "managed",
+        "python_service_name": "orders",
+        "python_service_app": "orders.main:app",
+        "python_service_interface": interface,
+        "python_service_health": {"live": "/healthz"},
+        "__python_service_worker_count": 2,
+    }
+    unit = templates.get_template("svc@.service.j2").render(defaults | given | {"python_service_server": server})
+    start = unit[unit.index("ExecStart=") :].split("\n")
+    command = list(itertools.takewhile(lambda line: line.endswith("\\"), start))
+    assert start[len(command)] == "    orders.main:app"
+    lines = [line for line in unit.splitlines() if line and not line.startswith(("#", "[", "    "))]
+    assert all(re.fullmatch(r"[A-Z][A-Za-z]+=[^=\[]*(=[^\[]*)?", line) for line in lines), lines
+    settings = [line.split("=", 1) for line in lines]
+    assert ["UMask", "0077"] in settings
+    assert ["ReadWritePaths", "/run/terrace/orders"] in settings
+    assert ["TimeoutStopSec", "35"] in settings
+    assert f"python -m {server} " in unit
+
+
+class TestSystemdEnv:
+    """Each expected line was read back by systemd 257's own parser as the value it came from."""
+
+    env = staticmethod(load("plugins/filter/systemd_env.py", "systemd_env").systemd_env)
+    instances = staticmethod(sys.modules["systemd_env"].systemd_instances)
+
+    @pytest.mark.parametrize(
+        ("value", "line"),
+        [
+            ("plain", 'X="plain"'),
+            ("", 'X=""'),
+            (" a  b ", 'X=" a  b "'),
+            ('say "hi"', r'X="say \"hi\""'),
+            ("it's", 'X="it\'s"'),
+            ("p$$w${HOME}", r'X="p\$\$w\${HOME}"'),
+            ("a#b;c=d%e!", 'X="a#b;c=d%e!"'),
+            ("back\\slash\\", 'X="back\\\\slash\\\\"'),
+            ("\\n", 'X="\\\\n"'),
+            ("`id`", r'X="\`id\`"'),
+            ("two\nlines", 'X="two\nlines"'),
+            ("ä€", 'X="ä€"'),
+            (True, 'X="true"'),
+            (0, 'X="0"'),
+            (1.5, 'X="1.5"'),
+        ],
+    )
+    def test_quotes(self, value, line):
+        assert self.env({"X": value}) == line
+
+    def test_sorted_so_that_a_reordered_declaration_restarts_nothing(self):
+        assert self.env({"B": 1, "A": 2}) == 'A="2"\nB="1"'
+        assert self.env({}) == ""
+
+    @pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A\n", "A=B", 1, "Ä"])
+    def test_refuses_names_that_are_none(self, name):
+        with pytest.raises(Exception, match="is not a name"):
+            self.env({name: "x"})
+
+    @pytest.mark.parametrize("value", ["hunter2\0", "hunter2\r", "\x1b[0m", "\x7f", None, ["hunter2"], {"hunter2": 1}])
+    def test_refuses_values_that_would_be_lost_and_does_not_print_them(self, value):
+        with pytest.raises(Exception, match=r"environment variable TOKEN: ") as raised:
+            self.env({"TOKEN": value})
+        assert "hunter2" not in str(raised.value)
+
+    def test_instances(self):
+        processes = {
+            "mailer": {"command": "x", "count": 2},
+            "one": {"command": "y"},
+            "off": {"command": "z", "count": 0},
+        }
+        assert self.instances(processes, "svc-orders-") == [
+            "svc-orders-mailer@1.service",
+            "svc-orders-mailer@2.service",
+            "svc-orders-one@1.service",
+        ]

@@ -1,0 +1,547 @@
+"""Every file that site.yml writes, on every host of three landscapes, as Ansible renders it."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+import jinja2.meta
+import pytest
+import yaml
+from landscape import ROOT, VAULT_SERVICES, File, Landscape
+
+# Redis reads no comments in an access list.
+WITHOUT_HEADER = {"redis.acl.j2"}
+ROLES = {"base", "etcd", "haproxy", "patroni", "pgbouncer", "python_service", "redis", "redis_sentinel"}
+
+
+def lines(file: File) -> list[str]:
+    """Return a file's lines that are neither empty nor a comment."""
+    return [line for line in file.text.splitlines() if line.strip() and not re.match(r"\s*(#|;|--)", line)]
+
+
+def files(landscape: Landscape, path: str) -> list[File]:
+    """Return the files whose path matches, of which there has to be one."""
+    found = [file for file in landscape.files if re.fullmatch(path, file.path)]
+    assert found
+    return found
+
+
+# What all files have in common
+
+
+def test_every_role_writes_the_same_files_at_every_size(lab, single, ha):
+    """One code path: no template is for one size of landscape alone."""
+    written = [{(file.role, file.source.name) for file in each.files} for each in (lab, single, ha)]
+    assert {role for role, _ in written[0]} == ROLES
+    assert written[0] == written[1] == written[2]
+
+
+def test_every_template_is_rendered(lab, single, ha):
+    rendered = {file.source for each in (lab, single, ha) for file in each.files}
+    rendered |= {ssh(lab, "app1").source}
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 (it only parses)
+    found = {p.resolve() for p in [*ROOT.glob("roles/*/templates/**/*.j2"), *ROOT.glob("templates/*.j2")]}
+    reached, todo = set(), set(rendered)
+    while todo:
+        template = todo.pop()
+        reached.add(template)
+        for name in jinja2.meta.find_referenced_templates(environment.parse(template.read_text())):
+            # A name that is computed is that of the application server.
+            names = [name] if name else ["gunicorn.j2", "uvicorn.j2", "granian.j2"]
+            places = [place / n for n in names for place in (template.parent, ROOT / "templates")]
+            todo |= {place.resolve() for place in places if place.exists()} - reached
+    assert sorted(found - reached) == []
+
+
+def test_no_litter(landscape):
+    litter = re.compile(
+        r"\bNone\b|\bTrue\b|\bFalse\b|\b[Uu]ndefined\b|\bomit\b|\{\{|\{%|<ansible|<built-in|dict\(|\[\]"
+    )
+    assert [f"{file}: {m[0]}" for file in landscape.files if (m := litter.search(file.text))] == []
+
+
+def test_first_lines_say_that_ansible_manages_the_file(landscape):
+    headless = [
+        file
+        for file in landscape.files
+        if file.source.name not in WITHOUT_HEADER and not re.match(r"(#|;|--)?\n?(#|;|--) Ansible managed\n", file.text)
+    ]
+    assert headless == []
+
+
+def test_files_look_cared_for(landscape):
+    """No space at the end of a line, no two empty lines in a row, one newline at the end."""
+    careless = [
+        str(file)
+        for file in landscape.files
+        if re.search(r"[ \t]$", file.text, re.MULTILINE)
+        or "\n\n\n" in file.text
+        or not re.search(r"[^\n]\n$", file.text)
+    ]
+    assert careless == []
+
+
+def test_nothing_is_written_twice(landscape):
+    """A path has one author: a second run would find the file changed otherwise."""
+    written = {(file.host, file.path, file.role, file.text) for file in landscape.files}
+    paths = Counter((host, path) for host, path, _, _ in written)
+    assert [place for place, count in paths.items() if count > 1] == []
+
+
+# Secrets
+
+
+def test_secrets_are_closed_to_the_world(landscape):
+    open_files = [file for file in landscape.files if file.for_world]
+    assert open_files
+    assert [str(file) for file in open_files if any(secret in file.text for secret in landscape.secrets)] == []
+
+
+def test_secrets_are_found_where_they_belong(single):
+    """That the test above can fail: the secrets that it looks for do stand in files."""
+    missing = {s for s in single.secrets if not any(s in file.text for file in single.files)}
+    derived = single.value("solo", "pki_passphrase")
+    readers = set(single.value("solo", "postgresql_databases | map(attribute='reader.password')"))
+    awkward = VAULT_SERVICES["shop"]["SECRET_KEY"]
+    # These stand in no file: the authority's, the environment's key, readers' logins, and what is quoted on its way.
+    assert missing == {derived, single.value("solo", "vault_key"), awkward} | readers | hashed_only(single)
+
+
+def hashed_only(landscape: Landscape) -> set[str]:
+    """Return the passwords that Redis is given as digests alone, since nobody of ours logs in with them."""
+    return set()
+
+
+def test_a_services_secrets_are_in_its_own_environment_alone(landscape):
+    token = VAULT_SERVICES["shop"]["TOKEN"]
+    holders = {file.path for file in landscape.files if token in file.text}
+    services = landscape.value(landscape.hosts[0], "topology_services | map(attribute='name')")
+    wanted = {f"/etc/terrace/services/shop/{kind}.env" for kind in ("service", "migrate")}
+    assert holders == (wanted if "shop" in services else set())
+
+
+def test_redis_holds_digests_alone(landscape):
+    for file in files(landscape, r"/etc/redis/.*\.acl"):
+        assert not any(secret in file.text for secret in landscape.secrets), file
+
+
+# What each kind of file has to be
+
+
+def check_unit(file: File) -> None:
+    """Sections, and in them keys with values; systemd skips what it does not understand."""
+    sections = []
+    text = file.text.replace("\\\n", " ")
+    for line in text.splitlines():
+        if not line.strip() or line.startswith(("#", ";")):
+            continue
+        if match := re.fullmatch(r"\[([A-Z][A-Za-z-]+)\]", line):
+            sections.append(match[1])
+        else:
+            assert sections, line
+            assert re.match(r"[A-Z][A-Za-z]+=", line), line
+    assert sections
+    assert len(sections) == len(set(sections)), sections
+
+
+def check_settings(file: File) -> None:
+    """Names and values with an equals sign between, each name once."""
+    names = [re.fullmatch(r"([\w.-]+) ?= ?(\S.*)", line)[1] for line in lines(file)]
+    assert len(names) == len(set(names))
+
+
+def check_variables(file: File) -> None:
+    """Shell words, each a variable."""
+    words = shlex.split("\n".join(lines(file)))
+    assert words
+    assert all(re.match(r"[A-Z_][A-Z0-9_]*=", word) for word in words), words
+
+
+def check_environment(file: File) -> None:
+    assert re.fullmatch(r'([A-Za-z_]\w*="([^"\\]|\\.)*"\n)+', "\n".join(lines(file)) + "\n", re.DOTALL)
+
+
+def check_yaml(file: File) -> None:
+    assert isinstance(yaml.safe_load(file.text), dict)
+
+
+def check_ini(file: File) -> None:
+    parser = configparser.ConfigParser(allow_no_value=True, interpolation=None, strict=True, comment_prefixes=(";",))
+    # PgBouncer includes the second file within the first one's section.
+    parser.read_string(file.text if "[pgbouncer]" in file.text else f"[pgbouncer]\n{file.text}")
+
+
+def check_users(file: File) -> None:
+    assert all(re.fullmatch(r'"[a-z_]+" "[\w-]{43}"', line) for line in lines(file))
+
+
+def check_redis(file: File) -> None:
+    for line in lines(file):
+        assert len(shlex.split(line)) >= 2, line
+
+
+def check_access(file: File) -> None:
+    users = [re.fullmatch(r"user (\S+) (on #[0-9a-f]{64}|reset off)( \S+)*", line)[1] for line in lines(file)]
+    assert len(users) == len(set(users))
+    assert users[0] == "default"
+
+
+def check_tmpfiles(file: File) -> None:
+    assert all(re.fullmatch(r"d /run/terrace\S* \d{4} \S+ \S+ -", line) for line in lines(file))
+
+
+def check_routes(file: File) -> None:
+    keys = [re.fullmatch(r"([a-z0-9.-]*(?:/[^\s/]+)*/) [a-z][a-z0-9-]*( /\S+)?", line)[1] for line in lines(file)]
+    assert len(keys) == len(set(keys))
+
+
+def check_lua(file: File) -> None:
+    code = "\n".join(lines(file))
+    assert len(re.findall(r"\b(?:function|if|do)\b", code)) == len(re.findall(r"\bend\b", code))
+
+
+def sections(file: File) -> dict[tuple[str, str], list[str]]:
+    """Return an HAProxy configuration's sections, by kind and name: their lines."""
+    found: dict[tuple[str, str], list[str]] = {}
+    kind = ("", "")
+    for line in lines(file):
+        if not line.startswith(" "):
+            word, _, rest = line.partition(" ")
+            kind = (word, rest)
+            assert kind not in found or kind == ("global", ""), line
+            found.setdefault(kind, [])
+        else:
+            found[kind].append(line.strip())
+    return found
+
+
+def check_haproxy(file: File) -> None:
+    """Proxies have names of their own, and all that a line refers to exists."""
+    found = sections(file)
+    proxies = [(kind, name.partition(" ")[0]) for kind, name in found if kind not in ("global", "defaults")]
+    fronts = Counter(name for kind, name in proxies if kind in ("frontend", "listen"))
+    backs = Counter(name for kind, name in proxies if kind in ("backend", "listen"))
+    assert [name for name, count in (fronts + Counter()).items() if count > 1] == []
+    assert [name for name, count in backs.items() if count > 1] == []
+    defaults = {name for kind, name in found if kind == "defaults"}
+    servers = set()
+    for (kind, rest), body in found.items():
+        name, _, base = rest.partition(" from ")
+        if kind in ("frontend", "backend", "listen"):
+            assert base in defaults, (kind, rest)
+        names = [line.split()[1] for line in body if line.startswith("server ")]
+        assert len(names) == len(set(names)), (kind, rest)
+        servers |= {f"{name}/{server}" for server in names}
+    for line in (line for body in found.values() for line in body):
+        if tracked := re.search(r"^server .* track (\S+)", line):
+            assert tracked[1] in servers, line
+        if backend := re.match(r"(?:use_backend|default_backend) ([\w.-]+)", line):
+            assert backend[1] in backs, line
+        for counted in re.findall(r"nbsrv\(([^)]+)\)", line):
+            assert counted in backs, line
+
+
+KINDS = {
+    r"/etc/systemd/.*": check_unit,
+    r"/etc/sysctl\.d/.*": check_settings,
+    r"/etc/postgresql-common/.*": check_settings,
+    r"/etc/(locale\.conf|default/.*|redis/.*\.env)": check_variables,
+    r"/etc/terrace/services/.*\.env": check_environment,
+    r"/etc/patroni/config\.yml": check_yaml,
+    r"/etc/pgbouncer/.*\.ini": check_ini,
+    r"/etc/pgbouncer/userlist\.txt": check_users,
+    r"/etc/redis/.*\.conf": check_redis,
+    r"/etc/redis/.*\.acl": check_access,
+    r"/etc/tmpfiles\.d/.*": check_tmpfiles,
+    r"/etc/haproxy/.*\.cfg": check_haproxy,
+    r"/etc/haproxy/.*\.map": check_routes,
+    r"/etc/haproxy/.*\.lua": check_lua,
+}
+
+
+@pytest.mark.parametrize("path", KINDS, ids=lambda path: KINDS[path].__name__ + ":" + path)
+def test_structure(landscape, path):
+    for file in files(landscape, path):
+        try:
+            KINDS[path](file)
+        except (AssertionError, TypeError, ValueError, configparser.Error, yaml.YAMLError) as error:
+            pytest.fail(f"{file}: {error}\n{file.text}")
+
+
+def test_every_file_has_a_structure_that_is_checked(landscape):
+    assert [str(file) for file in landscape.files if not any(re.fullmatch(p, file.path) for p in KINDS)] == []
+
+
+# Who listens where
+
+
+def listeners(landscape: Landscape, host: str) -> Iterator[tuple[str, int]]:
+    """Return where daemons of a host listen, as their configurations say."""
+    for file in landscape.files:
+        if file.host != host:
+            continue
+        if file.path.startswith("/etc/haproxy/") and file.path.endswith(".cfg"):
+            found = re.findall(r"^ +bind (\S+):(\d+)", file.text, re.MULTILINE)
+            assert len(found) == len(re.findall(r"^ *bind ", file.text, re.MULTILINE)), file
+        elif file.path == "/etc/default/etcd":
+            found = re.findall(r'^ETCD_LISTEN_\w+="https://([\d.]+):(\d+)"', file.text, re.MULTILINE)
+        elif file.path == "/etc/patroni/config.yml":
+            content = yaml.safe_load(file.text)
+            found = [content[part]["listen"].rsplit(":", 1) for part in ("restapi", "postgresql")]
+        elif file.path == "/etc/pgbouncer/pgbouncer.ini":
+            found = re.findall(r"^listen_addr = (\S+)\nlisten_port = (\d+)", file.text, re.MULTILINE)
+        elif re.fullmatch(r"/etc/redis/(redis-\w+|sentinel)\.conf", file.path):
+            found = [(address, port) for address in bound(file) for port in re.findall(r"(?m)^port (\d+)", file.text)]
+        else:
+            continue
+        assert found, file
+        yield from ((address, int(port)) for address, port in found)
+
+
+def bound(file: File) -> list[str]:
+    return re.search(r"(?m)^bind (.+)$", file.text)[1].split()
+
+
+def test_daemons_listen_exactly_on_the_port_table(landscape):
+    """On the host's address or on 127.0.0.1, as the table says, nothing else, and nothing twice."""
+    for host in landscape.hosts:
+        value = landscape.value
+        groups, ports = value(host, "group_names"), value(host, "topology_ports")
+        address = value(host, "topology_address")
+        here = value(host, "topology_services_here") if "app" in groups else []
+        by_name = {service["name"]: service["port"] for service in value(host, "topology_services")}
+        needed = {need for service in here for need in service["needs"]}
+        tiers = {
+            "loadbalancer": ["http", "https"],
+            "app": ["node_health"],
+            "cache": ["redis_cache", "redis_queue"],
+            "sentinel": ["sentinel"],
+            "database": ["postgresql", "patroni"],
+            "etcd": ["etcd_client", "etcd_peer"],
+        }
+        expected = [(address, ports[name]) for tier, names in tiers.items() if tier in groups for name in names]
+        expected += [(address, service["port"]) for service in here]
+        if "app" in groups:
+            local = ["pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"]
+            expected += [("127.0.0.1", ports[name]) for name in local]
+            expected += [("127.0.0.1", by_name[need]) for need in needed]
+        assert sorted(listeners(landscape, host)) == sorted(expected), host
+
+
+def test_nothing_binds_everywhere(landscape):
+    everywhere = re.compile(r"0\.0\.0\.0(?!/)|\[::\]|bind \*|bind :|= \*$|listen: ['\"]?\*", re.MULTILINE)
+    assert [f"{file}: {m[0]}" for file in landscape.files if (m := everywhere.search(file.text))] == []
+
+
+# What single lines have to say, at each size
+
+
+def text(landscape: Landscape, host: str, path: str) -> str:
+    [file] = [file for file in landscape.files if (file.host, file.path) == (host, path)]
+    return file.text
+
+
+def test_etcd_is_a_cluster_of_its_members(single, ha):
+    assert 'ETCD_INITIAL_CLUSTER="solo=https://192.0.2.10:2380"\n' in text(
+        single, "solo", "/etc/default/etcd-bootstrap"
+    )
+    for host in ("db1", "db2", "db3"):
+        assert (
+            'ETCD_INITIAL_CLUSTER="db1=https://192.0.2.41:2380,db2=https://192.0.2.42:2380,db3=https://192.0.2.43:2380"\n'
+            in text(ha, host, "/etc/default/etcd-bootstrap")
+        )
+        assert f'ETCD_NAME="{host}"\n' in text(ha, host, "/etc/default/etcd")
+    assert text(ha, "db1", "/etc/default/etcd").endswith('ETCD_HEARTBEAT_INTERVAL="200"\n')
+
+
+def test_patroni_shares_its_memory_out(single, ha):
+    """A quarter of 3900 MiB; of the rest, what a third of 100 connections at three nodes each gets."""
+    content = yaml.safe_load(text(single, "solo", "/etc/patroni/config.yml"))
+    parameters = content["postgresql"]["parameters"]
+    wanted = {"shared_buffers": "975MB", "effective_cache_size": "2925MB", "work_mem": "9MB", "max_parallel_workers": 2}
+    assert {name: parameters[name] for name in wanted} == wanted
+    assert content["bootstrap"]["dcs"]["postgresql"]["parameters"]["max_connections"] == 100
+    assert content["bootstrap"]["dcs"]["failsafe_mode"] is True
+    content = yaml.safe_load(text(ha, "db2", "/etc/patroni/config.yml"))
+    assert content["postgresql"]["parameters"]["work_mem"] == "32MB"
+    assert content["bootstrap"]["dcs"]["postgresql"]["parameters"]["max_wal_senders"] == 20
+    assert content["etcd3"]["hosts"] == [f"192.0.2.4{n}:2379" for n in (1, 2, 3)]
+    rules = content["postgresql"]["pg_hba"]
+    assert [r for r in rules if r.startswith("hostssl replication")] == [
+        f"hostssl replication replicator 192.0.2.4{n}/32 scram-sha-256" for n in (1, 2, 3)
+    ]
+    assert [r for r in rules if r.startswith("hostssl all all")] == [
+        f"hostssl all all 192.0.2.2{n}/32 scram-sha-256" for n in (1, 2, 3)
+    ]
+
+
+def test_redis_waits_for_a_replica_where_there_can_be_one(single, ha):
+    assert "\nmin-replicas-to-write 0\n" in text(single, "solo", "/etc/redis/redis-queue.runtime.conf")
+    assert "\nmin-replicas-to-write 1\n" in text(ha, "cache2", "/etc/redis/redis-queue.runtime.conf")
+    assert '\nmaxmemory "256mb"\nmaxmemory-policy "noeviction"\nappendonly "yes"\nsave ""\n' in text(
+        ha, "cache2", "/etc/redis/redis-queue.runtime.conf"
+    )
+    assert "\nQUORUM=1\n" in text(single, "solo", "/etc/redis/sentinel.env")
+    assert "\nQUORUM=2\n" in text(ha, "cache3", "/etc/redis/sentinel.env")
+    assert r"connected_slaves:[0-9]" in text(single, "solo", "/etc/haproxy/node.cfg")
+    assert r"connected_slaves:[1-9]" in text(ha, "app1", "/etc/haproxy/node.cfg")
+
+
+def test_redis_lets_services_use_what_they_declared(ha):
+    users = {
+        name: re.findall(r"(?m)^user (\S+)", text(ha, "cache1", f"/etc/redis/redis-{name}.acl"))
+        for name in ("cache", "queue")
+    }
+    ours = ["default", "admin", "replica", "sentinel", "monitor"]
+    assert users == {"cache": [*ours, "shop"], "queue": [*ours, "search-index", "shop"]}
+
+
+def test_schedules_run_on_one_node(ha):
+    hosts = {
+        name: [f.host for f in files(ha, f"/etc/systemd/system/{name}")]
+        for name in ("svc-shop-report.timer", "svc-shop@.service")
+    }
+    assert hosts == {"svc-shop-report.timer": ["app1"], "svc-shop@.service": ["app1", "app2", "app3"]}
+
+
+def test_services_run_on_their_group(ha):
+    assert [f.host for f in files(ha, "/etc/systemd/system/svc-search-index@.service")] == ["app2", "app3"]
+    assert "backend search-index from" not in text(ha, "app1", "/etc/haproxy/node.cfg")
+    balancer = text(ha, "lb2", "/etc/haproxy/lb.cfg")
+    backend = balancer[balancer.index("\nbackend search-index from") :]
+    assert re.findall(r"(?m)^    server (\S+) (\S+) check", backend) == [
+        ("app2", "192.0.2.22:9003"),
+        ("app3", "192.0.2.23:9003"),
+    ]
+
+
+def test_peers_are_the_other_nodes(ha, single):
+    node = sections(next(f for f in ha.files if (f.host, f.path) == ("app2", "/etc/haproxy/node.cfg")))
+    assert [line.split()[1:3] for line in node["backend", "shop.peers from http"] if line.startswith("server ")] == [
+        ["app3", "192.0.2.23:9001"],
+        ["app1", "192.0.2.21:9001"],
+    ]
+    node = sections(next(f for f in single.files if f.path == "/etc/haproxy/node.cfg"))
+    assert [line for line in node["backend", "shop.peers from http"] if line.startswith("server ")] == []
+
+
+def test_routes_of_the_load_balancer(single):
+    [file] = files(single, "/etc/haproxy/lb.routes.map")
+    assert lines(file) == [
+        "/ search-index",
+        "shop.example.com/ shop",
+        "api.example.com/shop/ shop /shop",
+        "/shop/ shop",
+    ]
+
+
+def test_application_servers_are_called_as_declared(single, ha):
+    def command(landscape: Landscape, host: str, name: str) -> list[str]:
+        unit = text(landscape, host, f"/etc/systemd/system/svc-{name}@.service")
+        start = re.search(r"(?m)^ExecStart=((?:.*\\\n)*.*)$", unit)[1]
+        return shlex.split(start.replace("\\\n", " "))
+
+    assert command(single, "solo", "shop") == [
+        "/usr/local/bin/terrace-in-release",
+        "/srv/terrace/shop/%i",
+        *["python", "-m", "gunicorn", "--bind=unix:/run/terrace/shop/%i.sock", "--workers=3"],
+        *["--worker-class=gthread", "--threads=6", "--worker-tmp-dir=/dev/shm", "--timeout=25"],  # noqa: S108
+        *["--graceful-timeout=40", "--keep-alive=75", "--forwarded-allow-ips=*", "shop.web.wsgi:application"],
+    ]
+    assert command(ha, "app1", "shop")[2:7] == [
+        *["python", "-m", "uvicorn", "--uds=/run/terrace/shop/%i.sock", "--workers=2"],
+    ]
+    assert "--interface=wsgi" in command(ha, "app1", "shop")
+    assert "--worker-class=uvicorn_worker.UvicornWorker" in command(ha, "app2", "search-index")
+    granian = command(single, "solo", "search-index")
+    assert {"granian", "--interface=wsgi", "--blocking-threads=4", "search_index:create"} <= set(granian)
+    assert "--interface=asgi" in command(ha, "app2", "stock")
+
+
+def test_a_percent_sign_reaches_the_command(single):
+    unit = text(single, "solo", "/etc/systemd/system/svc-shop-mailer@.service")
+    assert (
+        "\nExecStart=/usr/local/bin/terrace-in-release /srv/terrace/shop/live python -m shop.mailer --rate=50%%\n"
+        in unit
+    )
+
+
+def test_environment_of_a_service(single):
+    """Exactly what was declared, read back the way systemd does."""
+    content = "\n".join(lines(next(f for f in files(single, "/etc/terrace/services/shop/service.env"))))
+    found = {
+        name: re.sub(r"\\(.)", r"\1", value) for name, value in re.findall(r'(?m)^(\w+)="((?:[^"\\]|\\.)*)"$', content)
+    }
+    urls = {name: re.sub(r":[\w%-]{43}@", ":SECRET@", found.pop(name)) for name in list(found) if name.endswith("_URL")}
+    assert urls == {
+        "DATABASE_URL": "postgresql://shop_app_a:SECRET@127.0.0.1:6432/shop",
+        "DATABASE_READ_URL": "postgresql://shop_app_a:SECRET@127.0.0.1:6432/shop_read",
+        "DATABASE_SESSION_URL": "postgresql://shop_app_a:SECRET@127.0.0.1:6432/shop_session",
+        "REDIS_URL": "redis://shop:SECRET@127.0.0.1:6379/0",
+        "QUEUE_URL": "redis://shop:SECRET@127.0.0.1:6380/0",
+        "STOCK_URL": "http://127.0.0.1:9002",
+        "SEARCH_INDEX_URL": "http://127.0.0.1:9003",
+    }
+    assert found == {
+        "SERVICE_NAME": "shop",
+        "NODE_NAME": "solo",
+        "LOG_LEVEL": "info",
+        "DEBUG": "false",
+        "RATE": "0.5",
+        "AWKWARD": "a 'b' \"c\" $d 100% \\ #e",
+        **VAULT_SERVICES["shop"],
+    }
+
+
+def test_migrations_connect_as_the_owner(single):
+    content = text(single, "solo", "/etc/terrace/services/shop/migrate.env")
+    owner = single.value("solo", "postgresql_databases | selectattr('name', 'eq', 'shop') | map(attribute='owner')")[0]
+    assert f'DATABASE_URL="postgresql://shop_owner:{owner["password"]}@127.0.0.1:6432/shop_session"\n' in content
+
+
+def test_pools_of_a_node(ha):
+    [pools] = [file for file in files(ha, "/etc/pgbouncer/pools.ini") if file.host == "app3"]
+    assert lines(pools)[-6:] == [
+        f"{alias} = host=127.0.0.1 port={port} dbname={name} pool_mode={mode} pool_size={size} max_db_connections={size}"
+        for name, pool in (("shop", 5), ("stock", 10))
+        for alias, port, mode, size in (
+            (name, 5432, "transaction", pool),
+            (f"{name}_read", 5433, "transaction", pool),
+            (f"{name}_session", 5432, "session", 2),
+        )
+    ]
+    assert "server_idle_timeout = 300" in lines(pools)
+
+
+def ssh(landscape: Landscape, host: str) -> File:
+    """Return what `make ssh` writes for a host of the lab."""
+    state = landscape.value(host, "lab_state")
+    one = Landscape(
+        ROOT / "inventory/lab",
+        "playbooks/ssh.yml",
+        lab_state=state,
+        ssh_host=host,
+        ssh_command="/tmp/ssh",  # noqa: S108
+    )
+    [file] = one.files
+    return file
+
+
+def test_ssh_command(lab):
+    file = ssh(lab, "app2")
+    state = lab.value("app2", "lab_state")
+    assert file.mode == "0700"
+    assert file.text == (
+        "#!/bin/sh\n#\n# Ansible managed\n#\n"
+        f'exec ssh -i {state}/ssh/id_ed25519 -o UserKnownHostsFile={state}/ssh/known_hosts admin@10.77.0.22 "$@"\n'
+    )
+
+
+def test_paths_are_absolute(landscape):
+    assert [str(file) for file in landscape.files if not Path(file.path).is_absolute() or "//" in file.path] == []
