@@ -87,6 +87,10 @@ test: setup-lab ## Run every check there is, the whole lab included
 	@$(MAKE) test-examples
 	@molecule test --all
 
+.PHONY: bench
+bench: setup-lab ## Measure the lab as it stands: the large data set, and what a request's way costs
+	@$(BIN)/python bench/run
+
 .PHONY: requirements
 requirements: setup ## Pin anew what requirements.in names
 	@uv pip compile --quiet --upgrade --universal --python-version=3.11 --no-header --no-annotate --no-emit-index-url \

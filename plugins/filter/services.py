@@ -59,8 +59,8 @@ SHAPE: dict[str, Any] = {
     "on": (str, "app"),
 }
 ROUTE = {"host": (str, ""), "path": (str, ""), "strip": (bool, False)}
-PROCESS = {"command": (str, ...), "count": (int, 1), "memory": (str, "512M")}
-SCHEDULE = {"command": (str, ...), "at": (str, ...), "memory": (str, "512M")}
+PROCESS = {"command": (str, ...), "count": (int, 1)}
+SCHEDULE = {"command": (str, ...), "at": (str, ...)}
 SOURCES = {"path", "git", "pypi"}
 
 
@@ -93,7 +93,7 @@ def _read(path: str, _changed: float) -> dict:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise AnsibleFilterError(f"{path}{line}: {getattr(error, 'problem', error)}") from error
+        raise AnsibleFilterError(f"{path}{line}: {getattr(error, 'problem', error)}") from None
     if not isinstance(content, dict):
         raise AnsibleFilterError(f"{path}: has to be a mapping of a service's keys")
     return content
@@ -127,7 +127,9 @@ def services_declared(overrides: Mapping[str, Mapping] | None, directory: str) -
             raise AnsibleFilterError(
                 f"services.{name}: there is no {path.resolve()}; write it, or name one that is there ({known})"
             )
-        declared[name] = _merge(_read(str(path.resolve()), path.stat().st_mtime), difference or {})
+        both = _merge(_read(str(path.resolve()), path.stat().st_mtime), difference or {})
+        # YAML 1.1 reads a bare `on` as true.
+        declared[name] = {"on" if key is True else key: value for key, value in both.items()}
     return declared
 
 

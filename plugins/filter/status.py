@@ -35,7 +35,7 @@ def status_hosts(
     return rows
 
 
-def status_addresses(services: list[Mapping], balancers: list[Mapping]) -> list[list[str]]:
+def status_addresses(services: list[Mapping], balancers: list[Mapping], authority: str) -> list[list[str]]:
     """Return a row for each route of each service: the addresses to try, on the first load balancer."""
     rows = [["SERVICE", "TRY"]]
     balancer = balancers[0]["address"]
@@ -43,7 +43,7 @@ def status_addresses(services: list[Mapping], balancers: list[Mapping]) -> list[
         for route in service["routes"]:
             host, path = route["host"], route["path"] or "/"
             resolve = f" --resolve {host}:443:{balancer}" if host else ""
-            rows.append([service["name"], f"curl --cacert ca.crt{resolve} https://{host or balancer}{path}"])
+            rows.append([service["name"], f"curl --cacert {authority}{resolve} https://{host or balancer}{path}"])
     return rows
 
 

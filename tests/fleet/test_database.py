@@ -23,10 +23,8 @@ def db(hosts):
 
 def sql(host, statement: str, database: str = "postgres") -> str:
     """Return what a statement yields, as the operating system's user postgres on the host itself."""
-    return host.run(
-        f"cd / && sudo -u postgres psql -h /run/postgresql --no-psqlrc --tuples-only --no-align -v ON_ERROR_STOP=1 {database}",
-        stdin=statement,
-    )
+    psql = "psql -h /run/postgresql --no-psqlrc --tuples-only --no-align -v ON_ERROR_STOP=1"
+    return host.run(f"cd / && sudo -u postgres {psql} {database}", stdin=statement)
 
 
 # Runs a statement from an app node with a service's own environment: through the pooler, the node proxy, and TLS.
@@ -92,7 +90,7 @@ def test_etcd_answers_only_clients_of_its_own(db, hosts):
 
 def test_connections_without_tls_are_refused(db):
     refused = db.try_run(
-        f"PGPASSWORD=x psql 'host={db.address} user=users_app_a dbname=users sslmode=disable connect_timeout=5' -c 'SELECT 1'"
+        f"PGPASSWORD=x psql 'host={db.address} user=users_app_a dbname=users sslmode=disable' -c 'SELECT 1'"
     )
     assert refused.returncode != 0
     assert "no encryption" in refused.stderr

@@ -6,8 +6,6 @@ import re
 import threading
 import time
 
-import pytest
-
 import lab
 
 EVERY = [(node, service) for node in lab.NODES for service in lab.SERVICES]
@@ -28,8 +26,8 @@ def processes(host: lab.Host, name: str) -> list[int]:
 
 def workers(host: lab.Host, name: str) -> list[int]:
     """Return the worker processes of a unit: children of its main one that run Python's web server."""
-    main, *others = processes(host, name)
-    helpers = host.run(f"grep -l -E 'resource_tracker|forkserver' /proc/[0-9]*/cmdline 2>/dev/null || true").split()
+    others = processes(host, name)[1:]
+    helpers = host.run("grep -l -E 'resource_tracker|forkserver' /proc/[0-9]*/cmdline 2>/dev/null || true").split()
     return [pid for pid in others if f"/proc/{pid}/cmdline" not in helpers]
 
 

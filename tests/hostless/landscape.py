@@ -68,7 +68,6 @@ class File:
 
     host: str
     role: str
-    task: str
     source: Path
     path: str
     mode: str
@@ -147,7 +146,7 @@ class Step:
             overrides={"trim_blocks": True, "lstrip_blocks": False},
         )
         mode = str(self.evaluate(arguments["mode"]))
-        return File(host, self.role, self.task.name, Path(source).resolve(), path, mode, text or "")
+        return File(host, self.role, Path(source).resolve(), path, mode, text or "")
 
 
 class Landscape:
@@ -264,18 +263,20 @@ class Landscape:
 
     @functools.cached_property
     def files(self) -> list[File]:
-        """All files that templates write, on all hosts."""
-        return [
-            item.render(host)
-            for host in self.hosts
-            for step in self.steps(host)
-            if step.task.action == "ansible.builtin.template"
-            for item in step.items()
-        ]
+        """All files that templates write, on all hosts; what two tasks write alike is there once."""
+        return list(
+            dict.fromkeys(
+                item.render(host)
+                for host in self.hosts
+                for step in self.steps(host)
+                if step.task.action == "ansible.builtin.template"
+                for item in step.items()
+            )
+        )
 
     @functools.cached_property
     def secrets(self) -> set[str]:
-        """Every secret of the environment, as it may stand in a file: passwords that roles get, and what the vault has."""
+        """Every secret of the environment: the passwords that roles get, and what the vault has."""
         found = {VAULT_KEY} | {value for service in VAULT_SERVICES.values() for value in service.values()}
         for host in self.hosts:
             for step in self.steps(host):

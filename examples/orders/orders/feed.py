@@ -1,9 +1,9 @@
 """New orders, for everyone who listens to this process.
 
 One query each half second, however many listen, and none while nobody does. Transactions do not commit in the order of
-their ids: an order that comes after a gap is held back until the gap is filled, or until it was visible for so long that
-whoever took the missing ids has given up. So listeners get orders by rising id, and can go on after the last one they
-got, here or at another node.
+their ids: an order that comes after a gap is held back until the gap is filled, or until it has been visible so long
+that whoever took the missing ids has given up. So listeners get orders by rising id, and can go on after the last one
+they got, here or at another node.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -126,7 +127,8 @@ class Feed:
             one.begin.set_result(self._place)
         self._listeners.add(one)
         if self._looking is None and not self.stopping:
-            self._looking = asyncio.create_task(self._look_while_someone_listens())
+            # In a context of its own: its log lines belong to no request.
+            self._looking = asyncio.create_task(self._look_while_someone_listens(), context=Context())
         try:
             yield one
         finally:

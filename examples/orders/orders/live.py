@@ -20,7 +20,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from orders.database import DatabaseUnavailableError
 from orders.feed import Feed, Listener
 
-HEARTBEAT_SECONDS = 10.0
 # How long the last words to a client may take, and how long a new WebSocket waits to know what is new.
 PATIENCE_SECONDS = 1.0
 RESTARTING, TRY_AGAIN = 1012, 1013
@@ -58,9 +57,10 @@ class EventStream(Response):
         node_name: Said in the first line.
         after: The last id that the client has.
         user_id: Orders of this user only.
+        heartbeat: Seconds between comments, so that nobody on the way takes the connection for dead.
     """
 
-    def __init__(self, feed: Feed, *, node_name: str, after: int | None, user_id: int | None) -> None:
+    def __init__(self, feed: Feed, *, node_name: str, after: int | None, user_id: int | None, heartbeat: float) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers(
@@ -74,6 +74,7 @@ class EventStream(Response):
         self._hello = f": {node_name}\nretry: {come_back()}\n\n"
         self._after = after
         self._user_id = user_id
+        self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer until the client goes away or the feed ends."""
@@ -84,7 +85,7 @@ class EventStream(Response):
 
         async def beat() -> None:
             while True:
-                await asyncio.sleep(HEARTBEAT_SECONDS)
+                await asyncio.sleep(self._heartbeat)
                 await write(":\n\n")
 
         async def leave() -> None:
@@ -131,7 +132,7 @@ async def talk(socket: WebSocket, feed: Feed, *, node_name: str) -> None:
                 raise WebSocketDisconnect(message.get("code", 1005))
             try:
                 said = json.loads(message.get("text") or message.get("bytes") or b"")
-            except ValueError:
+            except (ValueError, RecursionError):
                 said = None
             if isinstance(said, dict) and said.get("type") == "ping":
                 await socket.send_json({"type": "pong", "served_by": node_name})

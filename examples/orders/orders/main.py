@@ -44,7 +44,6 @@ def create_app(settings: Settings) -> ASGIApp:
         app.state.replica = Database(settings.database_read_url, **pool)
         app.state.people = People(settings.users_url, timeout=settings.users_timeout)
         app.state.feed = Feed(app.state.replica, app.state.primary)
-        lifecycle.at_stop(app.state.feed.stop)
         lifecycle.started()
         yield
         lifecycle.stopped()
@@ -97,7 +96,13 @@ def create_app(settings: Settings) -> ASGIApp:
         last_event_id: Annotated[int | None, Header(ge=0, le=MAX_ID)] = None,
     ) -> Response:
         """Send new orders as server-sent events; with a Last-Event-ID, those after it first."""
-        return EventStream(request.app.state.feed, node_name=settings.node_name, after=last_event_id, user_id=user_id)
+        return EventStream(
+            request.app.state.feed,
+            node_name=settings.node_name,
+            after=last_event_id,
+            user_id=user_id,
+            heartbeat=settings.heartbeat,
+        )
 
     @app.websocket("/orders/live")
     async def talk_about_orders(socket: WebSocket) -> None:

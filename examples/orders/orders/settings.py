@@ -27,6 +27,7 @@ class Settings:
         node_name: Said in `X-Served-By`, and kept with each confirmation.
         log_level: A level name of the logging module.
         shutdown_delay: How long to go on serving, not ready, after SIGTERM.
+        heartbeat: How often a live feed says something when there is nothing new.
         mailer_batch: Orders that are confirmed in one transaction.
         mailer_interval: How long the mailer rests when there is nothing to do.
     """
@@ -40,6 +41,7 @@ class Settings:
     node_name: str = ""
     log_level: str = "INFO"
     shutdown_delay: float = 0.0
+    heartbeat: float = 10.0
     mailer_batch: int = 20
     mailer_interval: float = 1.0
 
@@ -66,6 +68,7 @@ class Settings:
             node_name=text(environment, "NODE_NAME") or socket.gethostname(),
             log_level=(text(environment, "LOG_LEVEL") or "INFO").upper(),
             shutdown_delay=number(environment, "SHUTDOWN_DELAY", 0, minimum=0),
+            heartbeat=number(environment, "HEARTBEAT", 10, minimum=0.01),
             mailer_batch=int(number(environment, "MAILER_BATCH", 20, minimum=1)),
             mailer_interval=number(environment, "MAILER_INTERVAL", 1, minimum=0.01),
         )

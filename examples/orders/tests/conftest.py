@@ -32,10 +32,16 @@ def user_id(users: Service) -> int:
 
 
 @pytest.fixture(scope="session")
-def database(postgres: PostgreSQL) -> DatabaseUrls:
-    urls = postgres.create_database("sales")
+def migrated(postgres: PostgreSQL) -> DatabaseUrls:
+    """What other databases are copies of; nobody connects to it, or it could not be copied."""
+    urls = postgres.create_database("migrated")
     migrate("orders", urls.owner)
     return urls
+
+
+@pytest.fixture(scope="session")
+def database(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
+    return postgres.copy_database("sales", migrated)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 from orders.settings import SettingError, Settings
 from psycopg import sql
 from testing.postgresql import DatabaseUrls, PostgreSQL
-from testing.services import Service, migrate, run, service
+from testing.services import Service, run, service
 
 ITEMS = [{"sku": "MUG-001", "quantity": 3, "price_cents": 1250}, {"sku": "TEA-7", "quantity": 1, "price_cents": 499}]
 
@@ -90,9 +90,10 @@ def test_an_order_is_made_whole_or_not_at_all(orders: Service, user_id: int, dat
     assert rows() == [before[0] + 1, before[1] + 3, before[2] + 1]
 
 
-def test_pages_hold_every_order_once_while_new_ones_arrive(postgres: PostgreSQL, users: Service, user_id: int) -> None:
-    urls = postgres.create_database("paged")
-    migrate("orders", urls.owner)
+def test_pages_hold_every_order_once_while_new_ones_arrive(
+    postgres: PostgreSQL, migrated: DatabaseUrls, users: Service, user_id: int
+) -> None:
+    urls = postgres.copy_database("paged", migrated)
     loaded = run(
         "orders", "orders.load", "--count", "1500", "--users", "7", variables={"DATABASE_URL": urls.application}
     )
@@ -121,9 +122,8 @@ def test_pages_hold_every_order_once_while_new_ones_arrive(postgres: PostgreSQL,
         assert [order["id"] for order in first["orders"] + second["orders"]] == list(range(1500, 1300, -1))
 
 
-def test_a_page_of_a_user_is_found_by_index(postgres: PostgreSQL) -> None:
-    urls = postgres.create_database("planned")
-    migrate("orders", urls.owner)
+def test_a_page_of_a_user_is_found_by_index(postgres: PostgreSQL, migrated: DatabaseUrls) -> None:
+    urls = postgres.copy_database("planned", migrated)
     loaded = run(
         "orders", "orders.load", "--count", "10000", "--users", "2000", variables={"DATABASE_URL": urls.application}
     )

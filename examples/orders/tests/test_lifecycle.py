@@ -29,7 +29,7 @@ def test_a_stop_lets_a_running_order_finish(
 
 
 def test_a_process_that_stops_says_that_it_is_not_ready(variables: dict[str, str]) -> None:
-    with service("orders", {**variables, "SHUTDOWN_DELAY": "2"}) as orders:
+    with service("orders", {**variables, "SHUTDOWN_DELAY": "1"}) as orders:
         orders.process.send(signal.SIGTERM)
         wait_until(lambda: orders.http.get("/readyz").status_code == 503, seconds=1, what="it is not ready")
         assert orders.http.get("/orders").status_code == 200

@@ -6,7 +6,7 @@ import pytest
 from orders.load import CHUNK
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import Process, scratch_directory, wait_until
-from testing.services import EXAMPLES, environment, migrate, run
+from testing.services import EXAMPLES, environment, run
 
 DIGEST = """
     SELECT md5(string_agg(orders::text, '' ORDER BY id)), md5(string_agg(items, '' ORDER BY id))
@@ -18,10 +18,8 @@ COUNT = CHUNK + 2000
 
 
 @pytest.fixture(scope="module")
-def empty(postgres: PostgreSQL) -> DatabaseUrls:
-    urls = postgres.create_database("loaded")
-    migrate("orders", urls.owner)
-    return urls
+def empty(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
+    return postgres.copy_database("loaded", migrated)
 
 
 def load(urls: DatabaseUrls, count: int) -> str:
@@ -62,10 +60,11 @@ def test_loaded_orders_are_like_real_ones(empty: DatabaseUrls) -> None:
         assert buyers == (1, 300, 300)
 
 
-def test_a_load_that_was_killed_is_taken_up_again(postgres: PostgreSQL, empty: DatabaseUrls) -> None:
+def test_a_load_that_was_killed_is_taken_up_again(
+    postgres: PostgreSQL, migrated: DatabaseUrls, empty: DatabaseUrls
+) -> None:
     load(empty, COUNT)
-    urls = postgres.create_database("resumed")
-    migrate("orders", urls.owner)
+    urls = postgres.copy_database("resumed", migrated)
     with psycopg.connect(urls.application, autocommit=True) as connection, scratch_directory("load") as directory:
         process = Process(
             [sys.executable, "-m", "orders.load", "--count", str(COUNT), "--users", "300", "--jobs", "1"],

@@ -9,14 +9,12 @@ import psycopg
 import pytest
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import Process, scratch_directory, wait_until
-from testing.services import EXAMPLES, environment, migrate
+from testing.services import EXAMPLES, environment
 
 
 @pytest.fixture(scope="module")
-def shop(postgres: PostgreSQL) -> DatabaseUrls:
-    urls = postgres.create_database("mailed")
-    migrate("orders", urls.owner)
-    return urls
+def shop(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
+    return postgres.copy_database("mailed", migrated)
 
 
 @contextmanager

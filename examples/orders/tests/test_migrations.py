@@ -15,7 +15,7 @@ numbers = count(1)
 
 @pytest.fixture
 def empty(postgres: PostgreSQL) -> DatabaseUrls:
-    return postgres.create_database(f"migrated{next(numbers)}")
+    return postgres.create_database(f"empty{next(numbers)}")
 
 
 def test_each_step_goes_up_and_back_to_the_same_shape(empty: DatabaseUrls) -> None:

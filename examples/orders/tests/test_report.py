@@ -4,14 +4,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from testing.postgresql import DatabaseUrls, PostgreSQL
-from testing.services import migrate, run
+from testing.services import run
 
 
 @pytest.fixture(scope="module")
-def shop(postgres: PostgreSQL) -> DatabaseUrls:
-    urls = postgres.create_database("reported")
-    migrate("orders", urls.owner)
-    return urls
+def shop(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
+    return postgres.copy_database("reported", migrated)
 
 
 def report(urls: DatabaseUrls, *arguments: str) -> dict:

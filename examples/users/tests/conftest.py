@@ -19,10 +19,16 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def database(postgres: PostgreSQL) -> DatabaseUrls:
-    urls = postgres.create_database("people")
+def migrated(postgres: PostgreSQL) -> DatabaseUrls:
+    """What other databases are copies of; nobody connects to it, or it could not be copied."""
+    urls = postgres.create_database("migrated")
     migrate("users", urls.owner)
     return urls
+
+
+@pytest.fixture(scope="session")
+def database(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
+    return postgres.copy_database("people", migrated)
 
 
 @pytest.fixture(scope="session")

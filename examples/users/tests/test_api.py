@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.redis import RedisServer
-from testing.services import Service, migrate, run, service
+from testing.services import Service, run, service
 from users.settings import SettingError, Settings
 
 numbers = count(1)
@@ -109,9 +109,8 @@ def test_numbers_out_of_range_are_refused(users: Service, path: str) -> None:
     assert users.http.get(path).status_code == 422
 
 
-def test_pages_hold_every_user_once(postgres: PostgreSQL, redis: RedisServer) -> None:
-    urls = postgres.create_database("paged")
-    migrate("users", urls.owner)
+def test_pages_hold_every_user_once(postgres: PostgreSQL, migrated: DatabaseUrls, redis: RedisServer) -> None:
+    urls = postgres.copy_database("paged", migrated)
     loaded = run("users", "users.load", "--count", "257", variables={"DATABASE_URL": urls.application})
     assert loaded.returncode == 0, loaded.stderr
     with service("users", {"DATABASE_URL": urls.application, "REDIS_URL": redis.url}) as users:

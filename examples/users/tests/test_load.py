@@ -1,16 +1,14 @@
 import psycopg
 import pytest
 from testing.postgresql import DatabaseUrls, PostgreSQL
-from testing.services import migrate, run
+from testing.services import run
 
 DIGEST = "SELECT md5(string_agg(users::text, '' ORDER BY id)) FROM users"
 
 
 @pytest.fixture(scope="module")
-def empty(postgres: PostgreSQL) -> DatabaseUrls:
-    urls = postgres.create_database("loaded")
-    migrate("users", urls.owner)
-    return urls
+def empty(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
+    return postgres.copy_database("loaded", migrated)
 
 
 def load(urls: DatabaseUrls, count: int) -> str:

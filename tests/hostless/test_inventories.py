@@ -1,0 +1,171 @@
+"""The lab's inventory, and what topology and validation make of it and of others."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from landscape import ROOT, Landscape
+
+# Connections that are not the services': superusers, Patroni, monitoring and people.
+RESERVE = 20
+ADDRESSES = {
+    **{"lb1": "10.77.0.11", "lb2": "10.77.0.12"},
+    **{"app1": "10.77.0.21", "app2": "10.77.0.22", "app3": "10.77.0.23"},
+    **{"cache1": "10.77.0.31", "db1": "10.77.0.41"},
+}
+
+
+def problems(landscape: Landscape) -> list[str]:
+    """Return what validation would refuse, by the expressions of its own tasks; the first that refuses ends it."""
+    [play] = yaml.safe_load((ROOT / "playbooks/validate.yml").read_text())
+    for task in play["tasks"]:
+        expression = task["vars"]["validate_problems"].strip()
+        if found := landscape.value(landscape.hosts[0], expression.removeprefix("{{").removesuffix("}}")):
+            return found
+    return []
+
+
+def test_lab_hosts_and_addresses(lab):
+    assert {host: lab.value(host, "topology_address") for host in lab.hosts} == ADDRESSES
+
+
+def test_lab_members(lab):
+    def of(*names: str) -> list[dict[str, str]]:
+        return [{"name": name, "address": ADDRESSES[name]} for name in names]
+
+    assert lab.value("lb1", "topology_members") == {
+        "loadbalancer": of("lb1", "lb2"),
+        "app": of("app1", "app2", "app3"),
+        "cache": of("cache1"),
+        "sentinel": of("cache1"),
+        "database": of("db1"),
+        "etcd": of("db1"),
+    }
+
+
+def test_all_hosts_see_the_same(landscape):
+    seen = [landscape.value(host, "[topology_members, topology_ports, topology_services]") for host in landscape.hosts]
+    assert all(each == seen[0] for each in seen)
+
+
+def test_private_addresses_come_first(ha):
+    assert ha.value("db3", "topology_address") == "192.0.2.43"
+    assert ha.value("db3", "topology_members.database[0]") == {"name": "db1", "address": "192.0.2.41"}
+
+
+def test_nothing_is_refused(landscape):
+    assert problems(landscape) == []
+
+
+def test_validation_refuses(lab):
+    """That the test above can fail."""
+    extra = {"lab_state": lab.value("lb1", "lab_state"), "services": {"users": {"port": 80, "databse": {}}}}
+    assert problems(Landscape(ROOT / "inventory/lab", **extra)) == [
+        "services.users.databse: unknown key; did you mean 'database'?"
+    ]
+
+
+def test_ports_are_unique_where_they_listen(landscape):
+    """On an address, and on 127.0.0.1: the table's comments say which; services are on both."""
+    text = (ROOT / "playbooks/group_vars/all/topology.yml").read_text()
+    local = set(re.findall(r"(?m)^  (\w+): \d+ +# local$", text))
+    assert local == {"pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"}
+    ports = landscape.value(landscape.hosts[0], "topology_ports")
+    services = landscape.value(landscape.hosts[0], "topology_services | map(attribute='port')")
+    for names in (set(ports) - local, local):
+        numbers = Counter([ports[name] for name in names] + services)
+        assert [number for number, count in numbers.items() if count > 1] == []
+
+
+def test_ports_are_below_those_of_outgoing_connections(landscape):
+    """A daemon cannot take a port that a connection happens to come from."""
+    [constants] = [yaml.safe_load((ROOT / "roles/base/vars/main.yml").read_text())]
+    first = int(constants["__base_sysctl"]["net.ipv4.ip_local_port_range"].split()[0])
+    ports = landscape.value(landscape.hosts[0], "topology_ports")
+    services = landscape.value(landscape.hosts[0], "topology_services | map(attribute='port')")
+    assert max([*ports.values(), *services]) < first
+
+
+def test_lab_services(lab):
+    services = {service["name"]: service for service in lab.value("app1", "topology_services")}
+    assert list(services) == ["httpbin", "orders", "users"]
+    assert {name: service["workers"] for name, service in services.items()} == {"httpbin": 2, "orders": 2, "users": 2}
+    assert lab.value("app1", "topology_hostnames") == ["httpbin.lab"]
+    for service in services.values():
+        if "path" in service["source"]:
+            assert (ROOT / service["source"]["path"] / "pyproject.toml").exists()
+
+
+def test_services_here_are_those_of_the_hosts_groups(ha):
+    here = {host: ha.value(host, "topology_services_here | map(attribute='name')") for host in ("app1", "app2", "lb1")}
+    assert here == {"app1": ["shop", "stock"], "app2": ["search-index", "shop", "stock"], "lb1": []}
+
+
+def test_poolers_stay_within_the_connection_budget(landscape):
+    """All pools of all nodes at once, and a reserve, fit into what the database takes."""
+    app, database = landscape.groups["app"], landscape.groups["database"][0]
+    pools = sum(sum(landscape.value(host, "pgbouncer_databases | map(attribute='pool')")) for host in app)
+    assert pools > 0
+    assert pools + RESERVE <= landscape.value(database, "patroni_max_connections")
+
+
+def test_lab_makes_its_key_once_and_keeps_it_closed(tmp_path):
+    keys = {
+        Landscape(ROOT / "inventory/lab", lab_state=str(tmp_path), vault_key=None).value("lb1", "vault_key")
+        for _ in range(2)
+    }
+    [key] = keys
+    assert re.fullmatch(r"[A-Za-z0-9]{48}", key)
+    file = tmp_path / "vault_key"
+    assert key in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_lab_state_is_ignored_by_git(lab):
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    fresh = Landscape(ROOT / "inventory/lab")
+    assert Path(fresh.value("lb1", "lab_state")) == ROOT / ".terrace/lab"
+    assert ".terrace/" in ignored
+
+
+@pytest.fixture
+def large(tmp_path) -> Landscape:
+    """300 hosts, 285 of them for services."""
+    sizes = {"loadbalancer": 4, "app": 285, "cache": 3, "sentinel": 3, "database": 3, "etcd": 3, "spare": 2}
+    names = iter(range(1, 1000))
+    hosts, groups = {}, {}
+    for group, size in sizes.items():
+        groups[group] = [f"{group}{number}" for number in range(1, size + 1)]
+        for host in groups[group]:
+            number = next(names)
+            hosts[host] = {"ansible_host": f"198.18.{number // 250}.{number % 250 + 1}"}
+    directory = tmp_path / "inventory/large"
+    (directory / "group_vars/all").mkdir(parents=True)
+    children = {group: {"hosts": {host: {} for host in names}} for group, names in groups.items()}
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": children}}))
+    single = ROOT / "tests/hostless/data/inventory/single/group_vars/all/main.yml"
+    (directory / "group_vars/all/main.yml").write_text(single.read_text())
+    (tmp_path / "services").symlink_to(ROOT / "tests/hostless/data/services")
+    return Landscape(directory)
+
+
+def test_three_hundred_hosts(large):
+    assert len(large.hosts) == 303
+    assert problems(large) == [
+        f"hosts.yml: the host 'spare{n}' is in none of the groups"
+        " loadbalancer, app, cache, sentinel, database, etcd; put it in one"
+        for n in (1, 2)
+    ]
+    trusted = large.value("app285", "haproxy_node_trusted")
+    assert len(trusted) == 4 + 285
+    peers = large.value("app285", "haproxy_node_services | map(attribute='peers') | map('length')")
+    assert peers == [284, 284, 284]
+    backends = large.value("loadbalancer4", "haproxy_lb_services | map(attribute='nodes') | map('length')")
+    assert backends == [285, 285]
+    assert len(large.value("database2", "patroni_clients")) == 285
+    assert large.value("cache3", "redis_sentinel_quorum") == 2

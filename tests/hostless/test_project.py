@@ -1,0 +1,164 @@
+"""The project as a whole: its files run anywhere, its scripts parse, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from landscape import ROOT
+
+# Put together here, so that this file does not hold what it looks for.
+HOSTS = ["deb.debian" + ".org", "pypi" + ".org", "files.python" + "hosted", "registry.npm" + "js", "docker" + ".io/"]
+MACHINE = ["/" + "work/", "/" + "root/", "/home/" + "claude"]
+
+
+def git(*words: str) -> list[str]:
+    result = subprocess.run(["git", "-C", str(ROOT), *words, "-z"], capture_output=True, text=True, check=True)
+    return [name for name in result.stdout.split("\0") if name]
+
+
+def files() -> list[Path]:
+    """Return what is in the repository, or would be with the next commit."""
+    names = git("ls-files", "--cached", "--others", "--exclude-standard")
+    return [path for path in (ROOT / name for name in names) if path.is_file() and not path.is_symlink()]
+
+
+def texts() -> dict[str, str]:
+    found = {}
+    for path in files():
+        try:
+            found[str(path.relative_to(ROOT))] = path.read_text()
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def scripts() -> list[str]:
+    return [name for name, text in texts().items() if re.match(r"#!.*\b(sh|bash|dash)\b", text)]
+
+
+def test_there_are_files():
+    assert len(texts()) > 100
+    assert {"molecule/lab/setup", "roles/redis/files/redis-instance"} <= set(scripts())
+
+
+@pytest.mark.parametrize("word", HOSTS + MACHINE)
+def test_nothing_of_this_machine(word):
+    """Hosts of package registries and paths of the machine that it was written on: both are the reader's to choose."""
+    bounded = re.compile(rf"(?<![\w.-]){re.escape(word)}")
+    assert [name for name, text in texts().items() if bounded.search(text)] == []
+
+
+def test_shell_scripts_parse():
+    """Each by the shell that its first line names."""
+    broken = []
+    for name in scripts():
+        shell = "bash" if "bash" in (ROOT / name).read_text().splitlines()[0] else "sh"
+        result = subprocess.run([shell, "-n", str(ROOT / name)], capture_output=True, text=True, check=False)
+        if result.returncode:
+            broken.append(result.stderr)
+    assert broken == []
+
+
+def test_scripts_may_be_run():
+    modes = {
+        name: (ROOT / name).stat().st_mode for name in scripts() if "templates/" not in name and "/files/" not in name
+    }
+    assert [name for name, mode in modes.items() if not mode & 0o111] == []
+
+
+def test_scripts_stop_at_an_error():
+    assert [name for name in scripts() if name.endswith(".j2") or "set -e" in texts()[name]] == [
+        name for name in scripts() if name != "templates/ssh.j2"
+    ]
+
+
+def targets() -> dict[str, str]:
+    """Return the Makefile's targets with what `make help` says of each."""
+    text = (ROOT / "Makefile").read_text()
+    return dict(re.findall(r"(?m)^([a-z][a-z-]*):(?!=)[^#\n]*(?:## (.*))?$", text))
+
+
+def test_help_lists_every_target_of_users():
+    result = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, check=True)
+    listed = re.findall(r"(?m)^  make ([a-z-]+) +(\S.*)$", result.stdout)
+    assert dict(listed) == {name: said for name, said in targets().items() if said}
+    # These are steps of others, not commands.
+    assert {name for name, said in targets().items() if not said} == {"setup", "setup-lab"}
+    promised = {"up", "down", "test", "lint", "test-hostless", "status", "logs", "run", "ssh"}
+    assert promised <= {name for name, _ in listed}
+
+
+def test_every_target_is_phony():
+    phony = {
+        name for line in re.findall(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text()) for name in line.split()
+    }
+    assert set(targets()) == phony
+
+
+def test_what_the_makefile_calls_is_there():
+    text = (ROOT / "Makefile").read_text()
+    called = set(re.findall(r"(?<![\w./$)-])((?:molecule/lab|playbooks|examples|tests)/[\w./-]+)", text)) | {"site.yml"}
+    assert {"playbooks/status.yml", "molecule/lab/setup"} <= called
+    assert sorted(name for name in called if not (ROOT / name).exists()) == []
+
+
+def test_yaml_parses():
+    broken = []
+    for name, text in texts().items():
+        if name.endswith((".yml", ".yaml")):
+            try:
+                list(yaml.safe_load_all(text))
+            except yaml.YAMLError as error:
+                broken.append(f"{name}: {error}")
+    assert broken == []
+
+
+def test_molecule_scenarios_find_their_playbooks():
+    scenarios = sorted(ROOT.glob("molecule/*/molecule.yml"))
+    assert scenarios
+    for path in scenarios:
+        content = yaml.safe_load(path.read_text()) or {}
+        playbooks = content.get("ansible", {}).get("playbooks", {})
+        assert [name for name in playbooks.values() if not (path.parent / name).exists()] == [], path
+
+
+def links() -> list[tuple[str, str]]:
+    """Return the links of all pages to other places of the project."""
+    found = []
+    for name, text in texts().items():
+        if name.endswith(".md"):
+            prose = re.sub(r"(?ms)^```.*?^```|`[^`\n]*`", "", text)
+            found += [(name, link) for link in re.findall(r"\]\(([^)\s]+)\)", prose) if "://" not in link]
+    return found
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", path.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere():
+    broken = []
+    for name, link in links():
+        target, _, anchor = link.partition("#")
+        path = ROOT / Path(name).parent / target if target else ROOT / name
+        if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
+            broken.append(f"{name}: {link}")
+    assert broken == []
+
+
+def test_pages_name_what_is_there():
+    """A path of the project between backticks exists."""
+    places = "roles|playbooks|plugins|services|inventory|molecule|tests|examples|docs|templates"
+    broken = []
+    for name, text in texts().items():
+        if name.startswith("docs/") or name == "README.md":
+            for path in re.findall(rf"`((?:{places})/[\w./@-]+)`", text):
+                if not (ROOT / path).exists():
+                    broken.append(f"{name}: {path}")
+    assert broken == []
