@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 STATE_DIRECTORY = Path("/var/lib/terrace/units")
+# The kinds of units that a name may end with; any other dot is part of an instance, such as an address.
+SUFFIXES = (".service", ".socket", ".timer", ".target", ".path", ".mount", ".slice")
 
 
 class UnitError(Exception):
@@ -59,9 +61,7 @@ class Unit:
 
     def __init__(self, module, name: str, state_directory: Path = STATE_DIRECTORY) -> None:
         self.module = module
-        self.name = (
-            name if "." in name.rpartition("@")[2] or name.endswith((".service", ".timer")) else f"{name}.service"
-        )
+        self.name = name if name.endswith(SUFFIXES) else f"{name}.service"
         self._record = Path(state_directory) / f"{self.name}.json"
 
     def systemctl(self, *words: str, check: bool = True) -> str:

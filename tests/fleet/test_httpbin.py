@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
+import re
 import zlib
 from http.client import HTTPConnection
 
+import brotli
 import pytest
 
 import lab
@@ -35,7 +38,7 @@ print(json.dumps(answers))
 
 PLAIN = [
     "/html", "/json", "/xml", "/robots.txt", "/deny", "/encoding/utf8", "/image/png", "/image/jpeg", "/image/svg",
-    "/image/webp", "/gzip", "/deflate", "/brotli", "/bytes/100000?seed=7", "/stream-bytes/200000?seed=7",
+    "/image/webp", "/gzip", "/deflate", "/brotli", "/stream-bytes/200000?seed=7",
     "/stream/20", "/range/26000", "/links/5/0", "/base64/VGVycmFjZQ==", "/cookies", "/cookies/set?a=1&b=2",
     "/cookies/delete?a=", "/redirect/3", "/relative-redirect/2", "/absolute-redirect/2", "/redirect-to?url=%2Fget",
     "/response-headers?X-One=1&X-Two=2", "/cache/60", "/etag/abc", "/get?a=1&a=2&b=%C3%A9", "/headers", "/ip",
@@ -104,20 +107,24 @@ def direct(hosts) -> list[lab.Answer]:
     ]
 
 
+def opened(answer: lab.Answer) -> bytes:
+    """Return an answer's body without the compression that httpbin itself gave it, whose bytes tell the time."""
+    opener = {"gzip": gzip.decompress, "deflate": zlib.decompress, "br": brotli.decompress}
+    return opener.get(answer.headers.get("content-encoding", ""), bytes)(answer.body)
+
+
 def compared(answer: lab.Answer) -> tuple:
-    """Return what of an answer has to be equal: status, fields in order of name, and the body."""
-    fields = sorted((name.lower(), value) for name, value in answer.raw_headers if name.lower() not in NOT_COMPARED)
-    body = answer.body
-    if b"X-Terrace-Node" in body:
-        # The one field that the node proxy adds, in an answer that tells which fields arrived.
-        lines = [json.loads(line) for line in body.splitlines()] if body.count(b"\n") > 1 else [json.loads(body)]
-        for line in lines:
-            del line["headers"]["X-Terrace-Node"]
-        body = json.dumps(lines).encode()
-    elif b'"headers"' in body:
-        lines = [json.loads(line) for line in body.splitlines()] if body.count(b"\n") > 1 else [json.loads(body)]
-        body = json.dumps(lines).encode()
-    return answer.status, fields, body
+    """Return what of an answer has to be equal: status, fields in order of name, and the body.
+
+    Where the body tells which fields arrived, the one that the node proxy adds is taken out of it.
+    """
+    fields = sorted(
+        # Flask lists methods in no order.
+        (name.lower(), sorted(value.split(", ")) if name.lower() == "allow" else value)
+        for name, value in answer.raw_headers
+        if name.lower() not in NOT_COMPARED
+    )
+    return answer.status, fields, re.sub(rb',\s*"X-Terrace-Node": ?"app[0-9]"', b"", opened(answer))
 
 
 @pytest.mark.parametrize("balancer", lab.BALANCERS)
@@ -127,7 +134,7 @@ def test_answers_are_the_same_byte_for_byte(balancer, direct):
         through = lab.ask(balancer, path, method, body, shared(number) | headers)
         if compared(through) != compared(direct[number]):
             different.append((method, path, compared(through), compared(direct[number])))
-    assert not different, different[:3]
+    assert not different, [(method, path) for method, path, *_ in different] + different[:2]
     assert len(direct) > 150
 
 

@@ -68,7 +68,7 @@ def test_a_client_cannot_forge_what_services_trust(balancer):
 @both
 def test_request_ids_are_kept_passed_on_and_logged(balancer, hosts):
     mine = f"test-{uuid.uuid4()}"
-    kept = lab.ask(balancer, "/anything", headers=HTTPBIN | {"X-Request-ID": mine})
+    kept = lab.ask(balancer, "/anything?show_env=1", headers=HTTPBIN | {"X-Request-ID": mine})
     assert kept.headers["x-request-id"] == mine
     assert kept.json()["headers"]["X-Request-Id"] == mine
     for bad in ("a b", "x" * 65, "<script>"):
@@ -144,8 +144,13 @@ def test_a_slow_client_is_cut_off(balancer):
 
 @both
 def test_oversized_headers_are_refused(balancer):
-    answer = lab.ask(balancer, "/get", headers=HTTPBIN | {"X-Large": "x" * 40_000})
-    assert answer.status in (400, 431)
+    try:
+        status = lab.ask(balancer, "/get", headers=HTTPBIN | {"X-Large": "x" * 40_000}).status
+    except OSError:
+        # The answer may be lost when the connection is closed with the client still sending.
+        status = 400
+    assert status in (400, 431)
+    assert lab.ask(balancer, "/get", headers=HTTPBIN).status == 200
 
 
 @both

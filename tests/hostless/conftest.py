@@ -18,6 +18,17 @@ from landscape import Landscape  # noqa: E402
 if str(ROOT / "plugins/module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(ROOT / "plugins/module_utils"))
 
+
+@pytest.fixture(autouse=True)
+def as_on_a_host(request, monkeypatch) -> None:
+    """Tests that run modules have them behave as on a host, though Ansible's controller is here, too.
+
+    A module's warnings would be shown by the controller otherwise, instead of returned.
+    """
+    if hasattr(request.module, "patch_module_args"):
+        monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
+
+
 DATA = Path(__file__).parent / "data"
 
 

@@ -114,6 +114,14 @@ def test_poolers_stay_within_the_connection_budget(landscape):
     assert pools + RESERVE <= landscape.value(database, "patroni_max_connections")
 
 
+def test_validation_refuses_a_budget_that_is_too_small(lab):
+    small = Landscape(ROOT / "inventory/lab", lab_state=lab.value("lb1", "lab_state"), patroni_max_connections=151)
+    assert problems(small) == [
+        "group_vars/database.yml: patroni_max_connections: is 151, and the pools of all nodes come to 66 for orders"
+        " + 66 for users + 20 in reserve = 152; raise it to that, or lower database.pool of a service"
+    ]
+
+
 def test_lab_makes_its_key_once_and_keeps_it_closed(tmp_path):
     keys = {
         Landscape(ROOT / "inventory/lab", lab_state=str(tmp_path), vault_key=None).value("lb1", "vault_key")

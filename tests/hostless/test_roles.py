@@ -165,7 +165,7 @@ def test_required_inputs_are_shown_in_the_defaults(role):
 def test_readme(role):
     text = (ROOT / "roles" / role / "README.md").read_text()
     assert text.startswith(f"# {role}\n")
-    assert re.search(r"(?m)^```yaml\n|^    - (hosts|role): ", text), "no example"
+    assert re.search(r"(?m)^```yaml\n|^    - (hosts|role|name): ", text), "no example"
     assert len(text.splitlines()) <= 25
 
 

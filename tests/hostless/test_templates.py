@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -538,6 +539,10 @@ def test_ssh_command(lab):
         "#!/bin/sh\n#\n# Ansible managed\n#\n"
         f'exec ssh -i {state}/ssh/id_ed25519 -o UserKnownHostsFile={state}/ssh/known_hosts admin@10.77.0.22 "$@"\n'
     )
+
+
+def test_ssh_command_parses(lab):
+    subprocess.run(["sh", "-n"], input=ssh(lab, "db1").text, text=True, check=True)
 
 
 def test_paths_are_absolute(landscape):

@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> ASGIApp:
         app.state.replica = Database(settings.database_read_url, **pool)
         app.state.people = People(settings.users_url, timeout=settings.users_timeout)
         app.state.feed = Feed(app.state.replica, app.state.primary)
+        lifecycle.at_stop(app.state.feed.stop)
         lifecycle.started()
         yield
         lifecycle.stopped()

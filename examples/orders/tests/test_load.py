@@ -18,33 +18,33 @@ COUNT = CHUNK + 2000
 
 
 @pytest.fixture(scope="module")
-def empty(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
-    return postgres.copy_database("loaded", migrated)
+def loaded(postgres: PostgreSQL, migrated: DatabaseUrls) -> DatabaseUrls:
+    urls = postgres.copy_database("loaded", migrated)
+    assert load(urls, COUNT, jobs=2).startswith(f"orders: {COUNT:,} there, {COUNT:,} of them new")
+    return urls
 
 
-def load(urls: DatabaseUrls, count: int) -> str:
-    arguments = ("orders.load", "--count", str(count), "--users", "300")
+def load(urls: DatabaseUrls, count: int, *, jobs: int = 1) -> str:
+    arguments = ("orders.load", "--count", str(count), "--users", "300", "--jobs", str(jobs))
     done = run("orders", *arguments, variables={"DATABASE_SESSION_URL": urls.application})
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
 
-def test_loading_fills_what_is_missing_and_leaves_the_rest(empty: DatabaseUrls) -> None:
-    with psycopg.connect(empty.application, autocommit=True) as connection:
-        assert load(empty, COUNT).startswith(f"orders: {COUNT:,} there, {COUNT:,} of them new")
+def test_loading_fills_what_is_missing_and_leaves_the_rest(loaded: DatabaseUrls) -> None:
+    with psycopg.connect(loaded.application, autocommit=True) as connection:
         whole = connection.execute(DIGEST).fetchone()
-        assert load(empty, COUNT).startswith(f"orders: {COUNT:,} there, 0 of them new")
+        assert load(loaded, COUNT).startswith(f"orders: {COUNT:,} there, 0 of them new")
         connection.execute("DELETE FROM orders WHERE id BETWEEN %s AND %s", [CHUNK - 9, CHUNK + 10])
-        assert load(empty, COUNT).startswith(f"orders: {COUNT:,} there, 20 of them new")
+        assert load(loaded, COUNT).startswith(f"orders: {COUNT:,} there, 20 of them new")
         assert connection.execute(DIGEST).fetchone() == whole
         row = connection.execute("INSERT INTO orders (user_id, total_cents) VALUES (1, 1) RETURNING id").fetchone()
         assert row == (COUNT + 1,)
         connection.execute("DELETE FROM orders WHERE id = %s", row)
 
 
-def test_loaded_orders_are_like_real_ones(empty: DatabaseUrls) -> None:
-    load(empty, COUNT)
-    with psycopg.connect(empty.application, autocommit=True) as connection:
+def test_loaded_orders_are_like_real_ones(loaded: DatabaseUrls) -> None:
+    with psycopg.connect(loaded.application, autocommit=True) as connection:
         sizes = connection.execute(
             "SELECT lines, count(*) FROM (SELECT count(*) AS lines FROM order_items GROUP BY order_id) AS sized"
             " GROUP BY lines ORDER BY lines"
@@ -61,9 +61,8 @@ def test_loaded_orders_are_like_real_ones(empty: DatabaseUrls) -> None:
 
 
 def test_a_load_that_was_killed_is_taken_up_again(
-    postgres: PostgreSQL, migrated: DatabaseUrls, empty: DatabaseUrls
+    postgres: PostgreSQL, migrated: DatabaseUrls, loaded: DatabaseUrls
 ) -> None:
-    load(empty, COUNT)
     urls = postgres.copy_database("resumed", migrated)
     with psycopg.connect(urls.application, autocommit=True) as connection, scratch_directory("load") as directory:
         process = Process(
@@ -78,5 +77,5 @@ def test_a_load_that_was_killed_is_taken_up_again(
         wait_until(lambda: postgres.waiting(urls.name) == 0, seconds=5, what="its transaction is gone")
         assert load(urls, COUNT).startswith(f"orders: {COUNT:,} there, {COUNT:,} of them new")
         resumed = connection.execute(DIGEST).fetchone()
-    with psycopg.connect(empty.application, autocommit=True) as connection:
+    with psycopg.connect(loaded.application, autocommit=True) as connection:
         assert resumed == connection.execute(DIGEST).fetchone()
