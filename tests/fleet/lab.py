@@ -31,10 +31,10 @@ ADDRESSES: dict[str, str] = {
     for name, values in group.get("hosts", {}).items()
     if values
 }
+# What the environment says of its services, and what they are with that.
+OWN: dict[str, dict] = yaml.safe_load((ROOT / "inventory/lab/group_vars/all/services.yml").read_text())["services"]
 SERVICES: dict[str, dict] = {
-    name: yaml.safe_load((ROOT / f"services/{name}.yml").read_text())
-    | (yaml.safe_load((ROOT / "inventory/lab/group_vars/all/services.yml").read_text())["services"][name] or {})
-    for name in ("httpbin", "orders", "users")
+    name: yaml.safe_load((ROOT / f"services/{name}.yml").read_text()) | (own or {}) for name, own in OWN.items()
 }
 BALANCERS = GROUPS["loadbalancer"]
 NODES = GROUPS["app"]

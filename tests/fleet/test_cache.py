@@ -75,8 +75,8 @@ def test_managed_settings_outlive_what_redis_writes_itself(cache):
 
 def test_sentinel_watches_both(cache):
     shown = cache.run(
-        f"set -a; . /etc/redis/sentinel.env 2>/dev/null; redis-cli -h {cache.address} -p {lab.PORTS['sentinel']} "
-        '-a "$REDISCLI_AUTH" --no-auth-warning SENTINEL MASTERS'
+        f". /etc/redis/sentinel.env; REDISCLI_AUTH=$PASSWORD redis-cli -h {cache.address} -p {lab.PORTS['sentinel']} "
+        "SENTINEL MASTERS"
     ).split()
     assert {"cache", "queue"} <= set(shown)
     assert "s_down" not in " ".join(shown)

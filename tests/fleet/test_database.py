@@ -42,7 +42,7 @@ def through_pooler(node, statement: str, url: str = "DATABASE_URL", environment:
     return node.try_run(
         "systemd-run --quiet --pipe --wait --collect --property=EnvironmentFile="
         f"/etc/terrace/services/users/{environment}.env "
-        f"/srv/terrace/users/live/../$(readlink /srv/terrace/users/live)/venv/bin/python /run/terrace-test.py {url}",
+        f"/srv/terrace/users/live/venv/bin/python /run/terrace-test.py {url}",
         stdin=statement,
     )
 

@@ -167,6 +167,7 @@ def check_yaml(file: File) -> None:
 
 
 def check_ini(file: File) -> None:
+    assert all(re.fullmatch(r"\[\w+\]|%include /\S+|\w+ = \S.*", line) for line in lines(file))
     parser = configparser.ConfigParser(allow_no_value=True, interpolation=None, strict=True, comment_prefixes=(";",))
     # PgBouncer includes the second file within the first one's section.
     parser.read_string(file.text if "\n[pgbouncer]\n" in file.text else f"[pgbouncer]\n{file.text}")
