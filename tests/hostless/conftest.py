@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import ansible.module_utils  # noqa: E402
 import pytest  # noqa: E402
+
 from landscape import Landscape  # noqa: E402
 
 if str(ROOT / "plugins/module_utils") not in ansible.module_utils.__path__:

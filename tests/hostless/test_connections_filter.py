@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from landscape import load
 
 connections = load("plugins/filter/connections.py", "filter_connections")

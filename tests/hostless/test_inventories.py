@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from landscape import ROOT, Landscape
 
 # Connections that are not the services': superusers, Patroni, monitoring and people.

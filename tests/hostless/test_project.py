@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from landscape import ROOT
 
 # Put together here, so that this file does not hold what it looks for.

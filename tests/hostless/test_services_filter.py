@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from landscape import ROOT, load
 
 services = load("plugins/filter/services.py", "filter_services")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+
 from landscape import ROOT, load
 
 spec = importlib.util.find_spec("ansible.module_utils.systemd_unit")

@@ -14,6 +14,7 @@ import jinja2
 import jinja2.meta
 import pytest
 import yaml
+
 from landscape import ROOT, VAULT_SERVICES, File, Landscape
 
 # Redis reads no comments in an access list.

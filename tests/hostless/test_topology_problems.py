@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from landscape import load
 
 services = load("plugins/filter/services.py", "filter_services")

@@ -6,9 +6,10 @@ import os
 from logging.config import fileConfig
 
 from alembic import context
+from sqlalchemy import create_engine, pool, text
+
 from orders.database import driver_url
 from orders.models import Base
-from sqlalchemy import create_engine, pool, text
 
 # Any number, as long as nothing else in this database uses it.
 LOCK = 7_104_002

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL, postgresql
 from testing.redis import redis_server
 from testing.services import Service, migrate, service

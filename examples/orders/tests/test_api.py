@@ -3,8 +3,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from orders.settings import SettingError, Settings
 from psycopg import sql
+
+from orders.settings import SettingError, Settings
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.services import Service, run, service
 

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psycopg
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import wait_until
 from testing.services import Service, service

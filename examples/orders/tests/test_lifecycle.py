@@ -3,6 +3,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import wait_until
 from testing.services import Service, service

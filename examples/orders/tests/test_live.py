@@ -10,14 +10,15 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
 from orders.database import Database
 from orders.feed import PAGE, QUEUE, SETTLED_SECONDS, Listener, News
 from orders.settings import Settings
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import wait_until
 from testing.services import SERVERS, Service, service
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 ITEMS = [{"sku": "MUG-001", "quantity": 2, "price_cents": 1250}]
 Event = dict[str, Any]

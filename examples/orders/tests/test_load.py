@@ -3,6 +3,7 @@ import sys
 
 import psycopg
 import pytest
+
 from orders.load import CHUNK
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import Process, scratch_directory, wait_until

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import psycopg
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import Process, scratch_directory, wait_until
 from testing.services import EXAMPLES, environment

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.services import run
 

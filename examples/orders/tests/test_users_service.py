@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
 from testing.processes import free_port
 from testing.services import Service, service
 

@@ -5,6 +5,7 @@ from itertools import count
 import httpx
 import psycopg
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.redis import RedisServer
 from testing.services import Service, run, service

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import free_port, wait_until
 from testing.redis import RedisServer, redis_server

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import wait_until
 from testing.services import SERVERS, Service, service

@@ -1,5 +1,6 @@
 import psycopg
 import pytest
+
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.services import run
 
