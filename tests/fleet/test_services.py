@@ -279,3 +279,21 @@ def test_a_broken_environment_leaves_the_live_slot_alone(hosts, playbook, everyt
         mended = playbook("playbooks/app.yml", "--tags=python_service", "--limit=app1")
         assert mended.returncode == 0, mended.stdout[-3000:]
     assert not load.failed, load
+
+
+def test_a_new_node_gets_the_release_that_its_peers_run(hosts, playbook, everything_ready, tmp_path):
+    """app3 loses users as if it were new, and so does the controller: the same release comes from a peer."""
+    host = hosts["app3"]
+    before = host.run("basename $(readlink -f /srv/terrace/users/live)")
+    assert before == hosts["app1"].run("basename $(readlink -f /srv/terrace/users/live)")
+    host.run(
+        "systemctl disable --now svc-users.target 'svc-users@*' 2>/dev/null; systemctl stop 'svc-users@*';"
+        " rm -rf /srv/terrace/users /var/cache/terrace/users-* /etc/systemd/system/svc-users.target.wants"
+    )
+    archive = lab.ROOT / f".terrace/releases/users/{before}.tar.gz"
+    archive.rename(tmp_path / archive.name)
+    done = playbook("playbooks/app.yml", "--tags=python_service", "--limit=app3")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert host.run("basename $(readlink -f /srv/terrace/users/live)") == before
+    assert archive.exists(), "the controller has it from a peer"
+    lab.wait(lambda: lab.ask("app3", "/users", port=lab.PORTS["node_health"]).status == 200, 30, "app3 serves users")

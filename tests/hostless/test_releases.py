@@ -415,10 +415,6 @@ def install(module: Callable[..., dict[str, Any]], tmp_path: pathlib.Path) -> Ca
     return run
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a release belongs to root")
-
-
-@needs_root
 def test_a_release_is_installed_once_and_told(index, project, build, install, module, tmp_path):
     built = build(project, version="v1")
     release = tmp_path / "srv/shop/releases" / built["id"]
@@ -457,7 +453,6 @@ def test_a_release_is_installed_once_and_told(index, project, build, install, mo
     assert (facts["never"]["installed"], facts["never"]["live"]) == ([], "")
 
 
-@needs_root
 def test_an_installation_that_was_cut_off_is_made_anew(index, project, build, install, tmp_path, monkeypatch):
     built = build(project)
     release = tmp_path / "srv/shop/releases" / built["id"]
@@ -472,7 +467,6 @@ def test_an_installation_that_was_cut_off_is_made_anew(index, project, build, in
     assert not (release / "litter").exists()
 
 
-@needs_root
 def test_what_cannot_be_installed_leaves_nothing(index, project, build, install, tmp_path):
     built = build(project)
     wrong = {
@@ -488,7 +482,6 @@ def test_what_cannot_be_installed_leaves_nothing(index, project, build, install,
     assert [path.name for path in (tmp_path / "srv/shop/releases").iterdir()] == [".lock"]
 
 
-@needs_root
 def test_an_import_that_wants_its_environment_is_no_fault(index, tmp_path, build, install):
     files = {"app.py": "import os\napp = os.environ['DATABASE_URL']\n", "requirements.txt": "terracehelper\n"}
     built = build(write(tmp_path / "plain", files))
