@@ -9,6 +9,12 @@ import time
 
 import lab
 
+# A request that each service answers from one process, with the headers that it takes.
+REQUESTS = {
+    "users": ("/users?limit=1", {}),
+    "orders": ("/orders?limit=1", {}),
+    "httpbin": ("/status/200", {"Host": "httpbin.lab"}),
+}
 EVERY = [(node, service) for node in lab.NODES for service in lab.SERVICES]
 
 
@@ -97,11 +103,11 @@ def test_logs_are_in_the_journal_under_the_services_name(hosts):
 
 
 def test_a_killed_worker_is_replaced_and_no_request_fails(hosts):
-    for service, path in (("users", "/users?limit=1"), ("orders", "/orders?limit=1")):
+    for service, (path, headers) in REQUESTS.items():
         host = hosts["app1"]
         name = unit(host, service)
         before = workers(host, name)
-        with lab.Load("app1", path, port=lab.SERVICES[service]["port"], clients=4) as load:
+        with lab.Load("app1", path, port=lab.SERVICES[service]["port"], clients=4, headers=headers) as load:
             host.run(f"kill -9 {before[0]}")
             lab.wait(
                 lambda: len(set(workers(host, name)) - set(before)) == 1,
@@ -114,11 +120,11 @@ def test_a_killed_worker_is_replaced_and_no_request_fails(hosts):
 
 
 def test_a_killed_supervisor_is_back_and_peers_stand_in(hosts, everything_ready):
-    for service in ("users", "orders"):
+    for service, (path, headers) in REQUESTS.items():
         host = hosts["app2"]
         name = unit(host, service)
         before = processes(host, name)[0]
-        with lab.Load("app2", f"/{service}?limit=1", port=lab.SERVICES[service]["port"], clients=4) as load:
+        with lab.Load("app2", path, port=lab.SERVICES[service]["port"], clients=4, headers=headers) as load:
             host.run(f"systemctl kill --signal=KILL --kill-whom=main {name}")
             lab.wait(lambda: host.show(name, "MainPID") not in ("0", str(before)), 20, "it is back")
             lab.wait(

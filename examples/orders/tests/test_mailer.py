@@ -61,6 +61,8 @@ def test_three_mailers_confirm_each_order_once(shop: DatabaseUrls) -> None:
     with ExitStack() as stack:
         mailers = [stack.enter_context(mailer(shop, f"mailer{number}")) for number in range(3)]
         wait_until(lambda: not unconfirmed(shop), seconds=20, what="all are confirmed")
+        # Two may have done all the work before the third could tell what a signal means.
+        wait_until(lambda: all("started" in each.printed() for each in mailers), seconds=20, what="all have started")
         for process in mailers:
             process.send(signal.SIGTERM)
         assert [process.wait(5) for process in mailers] == [0, 0, 0]
