@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from testing.postgresql import DatabaseUrls, PostgreSQL
+from testing.processes import wait_until
 from testing.redis import RedisServer
 from testing.services import Service, run, service
 from users.settings import SettingError, Settings
@@ -155,10 +156,14 @@ def test_a_request_without_a_usable_id_gets_one(users: Service, given: str | Non
 
 
 def test_requests_are_logged_with_their_id(users: Service) -> None:
+    def lines() -> list[str]:
+        return [line for line in users.process.printed().splitlines() if "find-me-in-the-log" in line]
+
     users.http.get("/users/424242", headers={"X-Request-ID": "find-me-in-the-log"})
-    lines = [line for line in users.process.printed().splitlines() if "find-me-in-the-log" in line]
-    assert len(lines) == 1
-    assert 'method=GET path="/users/424242" status=404' in lines[0]
+    # The line is written once the answer has left.
+    wait_until(lines, seconds=5, what="the request is logged")
+    assert len(lines()) == 1
+    assert 'method=GET path="/users/424242" status=404' in lines()[0]
 
 
 def test_an_unexpected_error_is_an_answer_that_tells_nothing(users: Service, database: DatabaseUrls) -> None:
