@@ -7,6 +7,7 @@ from psycopg import sql
 
 from orders.settings import SettingError, Settings
 from testing.postgresql import DatabaseUrls, PostgreSQL
+from testing.processes import wait_until
 from testing.services import Service, run, service
 
 ITEMS = [{"sku": "MUG-001", "quantity": 3, "price_cents": 1250}, {"sku": "TEA-7", "quantity": 1, "price_cents": 499}]
@@ -164,8 +165,13 @@ def test_every_answer_names_request_and_node(orders: Service, user_id: int) -> N
 def test_the_request_id_reaches_the_users_service(orders: Service, users: Service, user_id: int) -> None:
     body = {"user_id": user_id, "items": ITEMS}
     assert orders.http.post("/orders", json=body, headers={"X-Request-ID": "all-the-way"}).status_code == 201
-    lines = [line for line in users.process.printed().splitlines() if "request_id=all-the-way" in line]
-    assert [f'path="/users/{user_id}" status=200' in line for line in lines] == [True]
+
+    def lines() -> list[str]:
+        return [line for line in users.process.printed().splitlines() if "request_id=all-the-way" in line]
+
+    # The line is written once the answer has left.
+    wait_until(lines, seconds=5, what="the request is logged")
+    assert [f'path="/users/{user_id}" status=200' in line for line in lines()] == [True]
 
 
 def test_a_wrong_environment_is_said_at_once(variables: dict[str, str]) -> None:
