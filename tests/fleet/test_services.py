@@ -154,12 +154,14 @@ def test_a_node_without_a_slot_is_served_by_its_peers(hosts, everything_ready):
 
 
 def test_a_hung_service_is_found_and_restarted(hosts, everything_ready):
-    host = hosts["app2"]
+    host = hosts["app3"]
     name = unit(host, "httpbin")
     before = processes(host, name)
+    # A slot that has only just started is given its start timeout (60 s) before it is asked for its liveness.
+    lab.wait(lambda: int(host.run(f"ps -o etimes= -p {before[0]}")) > 60, 70, "its start timeout is over", pause=2)
     host.run(f"kill -STOP {' '.join(map(str, before))}")
     lab.wait(lambda: host.show(name, "MainPID") not in ("0", str(before[0])), 60, "it was restarted", pause=1)
-    lab.wait(lambda: lab.ask("app2", "/httpbin", port=lab.PORTS["node_health"]).status == 200, 30, "it is ready")
+    lab.wait(lambda: lab.ask("app3", "/httpbin", port=lab.PORTS["node_health"]).status == 200, 30, "it is ready")
 
 
 def test_a_stop_lets_running_requests_finish(hosts, everything_ready):
