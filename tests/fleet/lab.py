@@ -105,15 +105,6 @@ class Host:
         mode, owner, group = self.run(f"stat --format='%a %U %G' {shlex.quote(path)}").split()
         return mode, owner, group
 
-    def proxy(self, instance: str, command: str) -> str:
-        """Return what a HAProxy instance answers on its admin socket."""
-        program = (
-            "import socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);"
-            "s.sendall((sys.argv[2]+chr(10)).encode());"
-            "print(b''.join(iter(lambda:s.recv(65536),b'')).decode())"
-        )
-        return self.run(f"python3 -c {shlex.quote(program)} /run/haproxy-{instance}/admin.sock {shlex.quote(command)}")
-
 
 def wait(condition: Callable[[], object], timeout: float, what: str, pause: float = 0.3) -> float:
     """Wait until a condition holds and return how many seconds it took; AssertionError after the timeout."""
@@ -234,7 +225,6 @@ class Load:
         self.reopened = 0
         self.failed: list[str] = []
         self.worst = 0.0
-        self.served: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
@@ -277,7 +267,6 @@ class Load:
                     with self._lock:
                         if 200 <= answer.status < 300:
                             self.good += 1
-                            self.served.add(answer.headers.get("x-served-by", ""))
                         else:
                             self.failed.append(f"{answer.status} {answer.body[:100]!r}")
                 break
