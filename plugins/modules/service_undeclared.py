@@ -63,6 +63,11 @@ KINDS = ("service", "timer", "target")
 UNIT = re.compile(r"svc-[a-z0-9-]+(@[^.]*)?\.(service|timer|target)")
 
 
+def template(unit: str) -> str:
+    """Return the name of a unit's file, which for an instance is that of its template."""
+    return re.sub(r"@.*\.", "@.", unit)
+
+
 class Node:
     """What services have on a node.
 
@@ -98,9 +103,8 @@ class Node:
             name, load, active = ([*line.split(), "", ""])[:3]
             if name in self.units or active in ("inactive", ""):
                 continue
-            template = re.sub(r"@.*\.", "@.", name)
             # One of a declared template that has no such instance, one whose file is about to go, or has gone already.
-            if template in self.units | names or load == "not-found":
+            if template(name) in self.units | names or load == "not-found":
                 found.append(name)
         return sorted(found, key=lambda name: (not name.endswith(".timer"), name))
 
@@ -129,13 +133,14 @@ class Node:
         ]
         return sorted(path for path in found if path.is_symlink() or path.exists())
 
-    def records(self) -> list[Path]:
+    def records(self, files: list[Path]) -> list[Path]:
         """Return what was recorded of units that are not declared."""
         directory = self.root / STATE_DIRECTORY.relative_to("/")
+        others = {file.name for file in self.etc.glob("svc-*")} - {file.name for file in files} - self.units
         return [
             path
             for path in sorted(directory.glob("svc-*.json"))
-            if UNIT.fullmatch(path.stem) and path.stem not in self.units
+            if UNIT.fullmatch(path.stem) and path.stem not in self.units and template(path.stem) not in others
         ]
 
     def converge(self) -> dict[str, list[str]]:
@@ -145,7 +150,7 @@ class Node:
         """
         files = self.files()
         running, links = self.running(files), self.links(files)
-        removed = [*links, *files, *self.belongings(), *self.records()]
+        removed = [*links, *files, *self.belongings(), *self.records(files)]
         if not self.module.check_mode:
             if running:
                 systemctl(self.module, "stop", *running)
