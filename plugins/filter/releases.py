@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,12 @@ def releases_source(source: Mapping[str, str], directory: str) -> dict[str, str]
 
 
 def releases_digest(archive: str) -> str:
-    """Return the SHA-256 of an archive on the controller, in hexadecimal digits."""
-    with open(archive, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of an archive on the controller, in hexadecimal digits; nothing where there is none."""
+    try:
+        with open(archive, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def _answers(facts: list[Mapping]) -> dict[str, Mapping]:
@@ -42,34 +46,51 @@ def releases_unborn(services: list[Mapping], facts: list[Mapping]) -> list[Mappi
     return [service for service in services if service["name"] not in live]
 
 
-def releases_plan(services: list[Mapping], facts: list[Mapping], built: list[Mapping]) -> dict[str, dict]:
+def _live(name: str, facts: list[Mapping], nodes: list[str]) -> dict[str, Mapping]:
+    """Return what a service's live releases are, by node: what those nodes say that run it, or else all others."""
+    found = {
+        node: {"id": answer[name]["live"]} | answer[name].get("releases", {}).get(answer[name]["live"], {})
+        for node, answer in _answers(facts).items()
+        if answer[name]["live"]
+    }
+    return {node: release for node, release in found.items() if node in nodes} or found
+
+
+def releases_plan(
+    services: list[Mapping], nodes: Mapping[str, list[Mapping]], facts: list[Mapping], built: list[Mapping]
+) -> dict[str, dict]:
     """Return by service the release that a node without one gets.
 
     Parameters:
         services: the declared services.
+        nodes: by service, the nodes that run it.
         facts: the results of `release_facts`, looped over the nodes.
         built: the results of `release_build`, looped over the services that are live nowhere.
     Returns:
-        By service: `id`; `new`, whether it was live on no node; `node`, one that has it (empty where it is new).
-        Where nodes disagree, the release that most of them run counts.
+        By service: `id`; `sha256`, its archive's digest; `new`, whether it was live on no node; `node`, one that has it
+        (empty where it is new); `server` and `interface`, what it was built for (as declared, where it is new). Where
+        nodes disagree, the release that most of them run counts.
     """
-    new = {result["item"]["name"]: result["id"] for result in built if "id" in result}
+    new = {result["item"]["name"]: result for result in built if "id" in result}
     plan = {}
     for service in services:
         name = service["name"]
-        live = {node: answer[name]["live"] for node, answer in _answers(facts).items() if answer[name]["live"]}
+        live = _live(name, facts, [node["name"] for node in nodes[name]])
         if live:
-            chosen = Counter(live.values()).most_common(1)[0][0]
-            plan[name] = {"id": chosen, "new": False, "node": next(n for n, i in live.items() if i == chosen)}
+            chosen = Counter(release["id"] for release in live.values()).most_common(1)[0][0]
+            node = next(node for node, release in live.items() if release["id"] == chosen)
+            release = live[node] | {"new": False, "node": node}
         else:
-            plan[name] = {"id": new.get(name, ""), "new": True, "node": ""}
+            release = new.get(name, {}) | {"new": True, "node": ""}
+        plan[name] = {key: release.get(key, "") for key in ("id", "sha256", "new", "node")}
+        plan[name] |= {key: release.get(key) or service[key] for key in ("server", "interface")}
     return plan
 
 
 def releases_missing(
     plan: Mapping[str, Mapping], names: list[str], facts: list[Mapping], host: str
 ) -> list[dict[str, str]]:
-    """Return the releases that a node has to install, with name, id, and the node that has it.
+    """Return the releases that a node has to install: name, id, digest of the archive, and the node that has it.
 
     Parameters:
         plan: what `releases_plan` returned.
@@ -79,10 +100,52 @@ def releases_missing(
     """
     mine = _answers(facts).get(host, {})
     return [
-        {"name": name, "id": plan[name]["id"], "node": plan[name]["node"]}
+        {"name": name} | {key: plan[name][key] for key in ("id", "sha256", "node")}
         for name in names
         if not mine.get(name, {}).get("live") and plan[name]["id"] not in mine.get(name, {}).get("installed", [])
     ]
+
+
+def releases_other(services: list[Mapping], nodes: Mapping[str, list[Mapping]], facts: list[Mapping]) -> list[str]:
+    """Return a line for each service whose declaration is not that of the release which is live.
+
+    What a path holds is not compared: only building it would tell.
+
+    Parameters:
+        services: the declared services.
+        nodes: by service, the nodes that run it.
+        facts: the results of `release_facts`, looped over the nodes.
+    """
+    lines = []
+    for service in services:
+        name = service["name"]
+        live = _live(name, facts, [node["name"] for node in nodes[name]])
+        differences = sorted({text for release in live.values() for text in _differences(service, release)})
+        if differences:
+            lines.append(f"{name}: {'; '.join(differences)}")
+    return lines
+
+
+def _differences(service: Mapping, release: Mapping) -> list[str]:
+    """Return how what is declared of a service differs from a release, which may not say all of it."""
+    declared = {key: str(service[key]) for key in ("version", "server", "interface")}
+    kind, origin = next(iter(service["source"].items()))
+    has = {key: release.get(key) or "" for key in declared}
+    source = release.get("source") or {}
+    found = [
+        f"{key} {declared[key]} is declared, {has[key] or 'none'} is live"
+        for key in declared
+        if declared[key] and (has[key] if key != "version" else source) and declared[key] != has[key]
+    ]
+    was = _public(source.get("origin", ""))
+    if source and (source["kind"] != kind or (kind != "path" and was != _public(origin))):
+        found.append(f"source {kind} {_public(origin)} is declared, {source['kind']} {was} is live".replace("  ", " "))
+    return found
+
+
+def _public(address: str) -> str:
+    """Return an address without user and password."""
+    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def releases_first_on(
@@ -114,6 +177,7 @@ class FilterModule:
             releases_unborn,
             releases_plan,
             releases_missing,
+            releases_other,
             releases_first_on,
         )
         return {function.__name__: function for function in functions}

@@ -524,6 +524,47 @@ def service_environment(
     return result
 
 
+def services_run(
+    here: list[dict],
+    services: list[dict],
+    nodes: Mapping[str, list[dict]],
+    ports: Mapping[str, int],
+    key: str,
+    node: str,
+    secrets: Mapping | None = None,
+    releases: Mapping[str, Mapping] | None = None,
+    migrating: list[str] | None = None,
+) -> list[dict]:
+    """Return what an app node has to know of each service that it runs.
+
+    Parameters:
+        here: those of `services_list` that run on this node.
+        services: all of them.
+        nodes: by service, its app nodes.
+        ports: the table of ports.
+        key: the environment's key, from which passwords derive.
+        node: the name of this node.
+        secrets: the vault's secrets of services.
+        releases: by service, the `id` of the release that becomes live where none is, and the `server` and `interface`
+            that it was built for.
+        migrating: the services whose database this node migrates before they start.
+    """
+    same = ("name", "app", "interface", "server", "workers", "threads", "health", "timeout", "memory", "processes")
+    return [
+        {name: service[name] for name in same}
+        | {name: release[name] for name in ("interface", "server") if release}
+        | {
+            "release": release.get("id", ""),
+            "migrate": (service["database"] or {}).get("migrate", "") if service["name"] in (migrating or []) else "",
+            # Scheduled commands run on one node at a time: on the first that runs the service.
+            "schedule": service["schedule"] if nodes[service["name"]][0]["name"] == node else {},
+            "environment": service_environment(service, services, ports, key, node, secrets),
+            "migrate_environment": service_environment(service, services, ports, key, node, secrets, owner=True),
+        }
+        for service, release in ((service, (releases or {}).get(service["name"], {})) for service in here)
+    ]
+
+
 def members(group: str, groups: Mapping[str, list[str]], hostvars: Mapping) -> list[dict[str, str]]:
     """Return the hosts of a group as a list of name and private address; a group that does not exist has none."""
     return [{"name": host, "address": _address(host, hostvars[host])} for host in groups.get(group, [])]
@@ -576,6 +617,7 @@ class FilterModule:
             services_needs,
             services_routes,
             service_environment,
+            services_run,
             size_in_bytes,
             derive,
             members,

@@ -1,4 +1,4 @@
-"""Filters for the files that systemd reads on behalf of a service."""
+"""A filter for the file that systemd reads a service's environment from."""
 
 from __future__ import annotations
 
@@ -34,23 +34,6 @@ def systemd_env(environment: Mapping[str, Any]) -> str:
     return "\n".join(f'{_name(name)}="{_value(name, environment[name])}"' for name in sorted(environment, key=str))
 
 
-def systemd_instances(processes: Mapping[str, Mapping[str, Any]], prefix: str) -> list[str]:
-    """Return the units of background processes, one for each copy.
-
-    Parameters:
-        processes: by name, each with an optional `count` (1 without one; 0 for none).
-        prefix: what stands before the process's name in a unit's, such as "svc-orders-".
-
-    Returns:
-        Unit names such as "svc-orders-mailer@1.service", in the order declared.
-    """
-    return [
-        f"{prefix}{name}@{copy}.service"
-        for name, process in processes.items()
-        for copy in range(1, int(process.get("count", 1)) + 1)
-    ]
-
-
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise AnsibleFilterError(f"{name!r} is not a name for an environment variable: use letters, digits and _")
@@ -69,8 +52,7 @@ def _value(name: str, value: Any) -> str:
 
 
 class FilterModule:
-    """The filters, by the names that templates use."""
+    """The filter of this file, for Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        """Return this file's filters."""
-        return {"systemd_env": systemd_env, "systemd_instances": systemd_instances}
+        return {"systemd_env": systemd_env}

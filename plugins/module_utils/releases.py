@@ -80,7 +80,8 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
     """Return what one service has on this node, read from its directories only.
 
     name: the service. root: the directory above all services.
-    Returns: installed (ids, oldest first), releases (id to version, commit and installed_at), slots (blue and green
+    Returns: installed (ids, oldest first), releases (id to version, commit, source, server, interface, sha256 of the
+    archive and installed_at), slots (blue and green
     to an id, or an empty string), live_slot (blue, green or empty) and live (the id in that slot, or empty).
     """
     home = pathlib.Path(root) / name
@@ -90,8 +91,8 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
         if marker.get("id") == directory.name:
             described = read_json(directory / "release.json")
             releases[directory.name] = {
-                "version": described.get("version", ""),
-                "commit": described.get("commit", ""),
+                **{key: described.get(key, "") for key in ("version", "commit", "source", "server", "interface")},
+                "sha256": marker.get("sha256", ""),
                 "installed_at": marker.get("installed_at", ""),
             }
     slots = {slot: _link(home / slot) for slot in SLOTS}

@@ -50,6 +50,14 @@ def changed_at(path: str) -> float:
     return os.stat(where).st_ctime if where.exists() else 0.0
 
 
+def systemctl(module, *words: str, check: bool = True) -> str:
+    """Run `systemctl` with these words and return what it printed; raises UnitError where it fails."""
+    code, out, err = module.run_command(["systemctl", *words])
+    if check and code:
+        raise UnitError(f"systemctl {' '.join(words)}: {err.strip() or out.strip() or f'exit code {code}'}")
+    return out.strip()
+
+
 class Unit:
     """One systemd unit on this host.
 
@@ -66,10 +74,7 @@ class Unit:
 
     def systemctl(self, *words: str, check: bool = True) -> str:
         """Run `systemctl` with these words and return what it printed; raises UnitError where it fails."""
-        code, out, err = self.module.run_command(["systemctl", *words])
-        if check and code:
-            raise UnitError(f"systemctl {' '.join(words)}: {err.strip() or out.strip() or f'exit code {code}'}")
-        return out.strip()
+        return systemctl(self.module, *words, check=check)
 
     def show(self, *properties: str) -> dict[str, str]:
         """Return the unit's properties, by name, as systemd prints them."""
@@ -89,10 +94,7 @@ class Unit:
         or by itself), a file that changed after the unit became active counts as changed.
         """
         now = self.show("InvocationID", "ActiveEnterTimestamp")
-        try:
-            known = json.loads(self._record.read_text())
-        except (OSError, ValueError):
-            known = {}
+        known = self._known()
         if known.get("invocation") == now["InvocationID"]:
             loaded = known.get("files", {})
             # A file that was not watched when the record was made is judged by the time of that record.
@@ -106,13 +108,31 @@ class Unit:
         return [f for f in files if changed_at(f) >= started]
 
     def record(self, files: list[str]) -> None:
-        """Remember that the running unit has loaded these files as they are now."""
+        """Remember that the running unit has loaded these files as they are now.
+
+        Raises OSError where that cannot be written; the record before it, if any, is then still whole.
+        """
         self._record.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "invocation": self.show("InvocationID")["InvocationID"],
-            "recorded": time.time(),
             "files": {f: digest(f) for f in files},
         }
         temporary = self._record.with_suffix(".partial")
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
-        temporary.replace(self._record)
+        temporary.unlink(missing_ok=True)
+        known = self._known()
+        if {key: known.get(key) for key in content} == content:
+            return
+        try:
+            temporary.write_text(json.dumps(content | {"recorded": time.time()}, indent=1, sort_keys=True))
+            temporary.replace(self._record)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _known(self) -> dict:
+        """Return the last record, or nothing where there is none that can be read."""
+        try:
+            known = json.loads(self._record.read_text())
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}

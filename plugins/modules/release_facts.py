@@ -36,15 +36,24 @@ EXAMPLES = r"""
 RETURN = r"""
 services:
   description: >-
-    By service: C(installed), ids of complete releases, oldest first; C(releases), by id their C(version), C(commit)
-    and C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot), the live one of the two;
+    By service: C(installed), ids of complete releases, oldest first; C(releases), by id their C(version), C(commit),
+    C(source) with its C(kind) and C(origin), C(server), C(interface), the archive's C(sha256) and
+    C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot), the live one of the two;
     C(live), the id in it. What is missing is an empty string.
   type: dict
   returned: always
   sample:
     orders:
       installed: [1f0c5ad0b2c9]
-      releases: {1f0c5ad0b2c9: {version: v1.4.0, commit: "", installed_at: "2026-01-31T12:00:00+00:00"}}
+      releases:
+        1f0c5ad0b2c9:
+          version: v1.4.0
+          commit: ""
+          source: {kind: path, origin: ""}
+          server: gunicorn
+          interface: asgi
+          sha256: 9d0f13aa
+          installed_at: "2026-01-31T12:00:00+00:00"
       slots: {blue: 1f0c5ad0b2c9, green: ""}
       live_slot: blue
       live: 1f0c5ad0b2c9

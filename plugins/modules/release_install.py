@@ -203,7 +203,11 @@ def create_environment(release: pathlib.Path, described: dict[str, Any], python:
             (packages / "terrace-source.pth").write_text(f"{release / 'src'}\n", encoding="utf-8")
     shutil.rmtree(release / "wheels")
     # Packages ship files for other Pythons among theirs: not every one of them compiles, nor has to.
-    run(environment / "bin" / "python", "-m", "compileall", "-q", "-j", "0", environment / "lib", release / "src")
+    compiled = run(
+        environment / "bin" / "python", "-m", "compileall", "-q", "-j", "0", environment / "lib", release / "src"
+    )
+    if unwritten := re.search(r"OSError: (.*)", compiled.stdout + compiled.stderr):
+        raise ReleaseError(f"its byte code cannot be written: {unwritten[1]}")
     return environment / "bin" / "python"
 
 
@@ -249,11 +253,18 @@ def install(parameters: dict[str, Any], release: pathlib.Path, group: str) -> No
         release.chmod(0o750)
         if parameters["check"]:
             check_import(python, release, parameters["check"], parameters["check_user"] or group)
+        # The marker must not outlive, in a power cut, the files that it speaks for; some disks are full only now.
+        synced = run("sync", "--file-system", release)
+        if synced.returncode != 0:
+            raise ReleaseError(f"it cannot be written to the disk: {last_words(synced)}")
+        mark(release, parameters)
     except BaseException:
         shutil.rmtree(release, ignore_errors=True)
         raise
-    # The marker must not outlive, in a power cut, the files that it speaks for.
-    run("sync", "--file-system", release)
+
+
+def mark(release: pathlib.Path, parameters: dict[str, Any]) -> None:
+    """Write the marker by which a release counts as installed."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     marker = {"id": parameters["id"], "sha256": parameters["sha256"], "installed_at": now}
     write_atomically(release / MARKER, json.dumps(marker) + "\n", 0o644)

@@ -28,6 +28,12 @@ options:
     description: Whether a release that is already live stays, though it is not O(release).
     type: bool
     default: false
+  flip:
+    description:
+      - Whether a slot may give way to the other one. Where not, a service of which anything runs is left alone, and
+        RV(due) tells that a slot has to be replaced.
+    type: bool
+    default: true
   restart_on:
     description: Files for whose change the service has to be started anew, in the other slot.
     type: list
@@ -69,6 +75,10 @@ release:
 previous_release:
   description: The release that was live before; empty where none was.
   type: str
+  returned: success
+due:
+  description: Whether a slot has to be started beside one that runs, which O(flip) did not allow.
+  type: bool
   returned: success
 steps:
   description: What was done, or would be in check mode, in order. Empty where nothing had to be.
@@ -324,7 +334,7 @@ class Service:
             unit.systemctl("start", unit.name)
             unit.record(self.module.params["restart_on"])
             self.wait_ready(slot)
-        except (SlotError, UnitError) as error:
+        except (SlotError, UnitError, OSError) as error:
             lines = unit.journal()
             unit.systemctl("stop", unit.name, check=False)
             if before is None:
@@ -388,10 +398,22 @@ class Service:
             raise SlotError(f"release {wanted} is not installed in {self.home}/releases: install it first")
         found = {slot: self.find(slot, known["slots"][slot]) for slot in SLOTS}
         plan = make_plan(found, live if current else "", wanted)
+        due = plan.start and not parameters["flip"] and any(slot.running for slot in found.values())
+        if not self.module.check_mode:
+            self.clear()
+        if due:
+            return {
+                "slot": live,
+                "release": current,
+                "previous_release": current,
+                "due": True,
+                "reasons": plan.reasons,
+                "steps": [],
+            }
         if plan.start and self.step(f"start {plan.slot}"):
             self.start(plan.slot, wanted, plan.stop_first)
         elif not plan.start:
-            self.settle(plan.slot)
+            self.settle(plan.slot, keep=plan.slot == live or not plan.retire)
         if plan.retire and self.step(f"retire {plan.retire}"):
             self.retire(plan.retire)
         self.declare(plan.slot, live, wanted)
@@ -399,12 +421,21 @@ class Service:
             "slot": plan.slot,
             "release": wanted,
             "previous_release": current,
+            "due": False,
             "reasons": plan.reasons,
             "steps": self.steps,
         }
 
-    def settle(self, slot: str) -> None:
-        """Make sure that a slot which already runs takes requests: an earlier run may have left it draining."""
+    def clear(self) -> None:
+        """Remove what a run that was killed while it wrote a link or a file has left."""
+        for litter in (*self.home.glob(".*.partial"), *self.home.glob(".new-*")):
+            litter.unlink()
+
+    def settle(self, slot: str, keep: bool) -> None:
+        """Make sure that a slot which already runs takes requests: an earlier run may have left it draining.
+
+        Raises SlotError where it is not ready; unless it is to be kept it is then stopped, as after a start.
+        """
         if self.proxy.servers()[slot].forced and self.step(f"undrain {slot}"):
             self.proxy.tell(slot, "state ready")
         if self.module.check_mode:
@@ -412,7 +443,11 @@ class Service:
         try:
             self.wait_ready(slot)
         except SlotError as error:
-            raise SlotError(f"{error}. Its last lines in the journal:\n{self.units[slot].journal()}") from error
+            unit = self.units[slot]
+            lines = unit.journal()
+            if not keep:
+                unit.systemctl("stop", unit.name, check=False)
+            raise SlotError(f"{error}. Its last lines in the journal:\n{lines}") from error
 
     def declare(self, slot: str, live: str, release: str) -> None:
         """Say which slot is live: to whoever follows the link, to the boot, and to what restarts with the service."""
@@ -436,6 +471,7 @@ def expected(release: str, slot: str = "", previous: str = "") -> dict[str, obje
         "slot": slot,
         "release": release,
         "previous_release": previous,
+        "due": False,
         "steps": [f"start {release or 'the wanted release'}"],
         "reasons": [],
     }
@@ -467,6 +503,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "release": {"type": "str", "default": ""},
             "keep_live": {"type": "bool", "default": False},
+            "flip": {"type": "bool", "default": True},
             "restart_on": {"type": "list", "elements": "path", "default": []},
             "proxy_socket": {"type": "path", "default": "/run/haproxy-node/admin.sock"},
             "ready_timeout": {"type": "int", "default": 60},
@@ -480,7 +517,7 @@ def main() -> None:
             module.exit_json(changed=True, **expected(module.params["release"]))
         with held(service.home):
             result = service.converge()
-    except (SlotError, UnitError) as error:
+    except (SlotError, UnitError, OSError) as error:
         module.fail_json(msg=f"service {service.name} on {platform.node()}: {error}", steps=service.steps)
     module.exit_json(changed=bool(result["steps"]), **result)
 

@@ -101,7 +101,7 @@ def main() -> None:
             for action in actions:
                 unit.systemctl(action, unit.name)
             unit.record(watched)
-    except UnitError as error:
+    except (UnitError, OSError) as error:
         module.fail_json(msg=f"{error}\nIts last lines in the journal:\n{unit.journal()}")
     module.exit_json(changed=bool(actions), actions=actions, changed_files=restart + reload)
 

@@ -9,6 +9,7 @@ import functools
 import importlib.machinery
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ def load(path: str, name: str) -> ModuleType:
     """Return a file of the project as a module; `path` is relative to the project, and needs no .py."""
     loader = importlib.machinery.SourceFileLoader(name, str(ROOT / path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    # Dataclasses look their own module up.
+    sys.modules[name] = module
     loader.exec_module(module)
     return module
 

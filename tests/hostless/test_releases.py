@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -465,6 +466,36 @@ def test_an_installation_that_was_cut_off_is_made_anew(index, project, build, in
     (release / "litter").touch()
     assert install(built)["changed"]
     assert not (release / "litter").exists()
+
+
+@pytest.mark.parametrize(
+    "kilobytes",
+    [
+        1,
+        30,
+        pytest.param(
+            100, marks=pytest.mark.skipif(sys.version_info < (3, 13, 1), reason="writes half a .pyc without an error")
+        ),
+    ],
+)
+def test_a_full_disk_leaves_no_release(index, project, build, install, tmp_path, kilobytes):
+    """No file gets larger than so much: unpacking, the environment, or, with source this dense, its byte code fails."""
+    lines = "".join(f"def f{number}(): pass\n" for number in range(2000))
+    (project / "shop/dense.py").write_text(lines)
+    built = build(project)
+    releases = tmp_path / "srv/shop/releases"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, limits[1]))
+    try:
+        answer = install(built)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert answer["failed"], answer
+    assert [path.name for path in releases.iterdir()] == [".lock"]
+    assert install(built)["changed"]
+    compiled = list((releases / built["id"]).rglob("dense.cpython-*.pyc"))
+    assert len(compiled) == 2
+    assert not list((releases / built["id"]).rglob("*.pyc.*"))
 
 
 def test_what_cannot_be_installed_leaves_nothing(index, project, build, install, tmp_path):

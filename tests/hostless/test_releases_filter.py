@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from landscape import load
 
 releases = load("plugins/filter/releases.py", "filter_releases")
 NODES = {"orders": [{"name": "app1"}, {"name": "app2"}, {"name": "app3"}], "users": [{"name": "app2"}]}
-SERVICES = [{"name": "orders"}, {"name": "users"}]
+DECLARED = {"version": "v2", "server": "gunicorn", "interface": "asgi", "source": {"path": "x"}}
+SERVICES = [{"name": "orders"} | DECLARED, {"name": "users"} | DECLARED]
+BUILT_FOR = {"server": "gunicorn", "interface": "asgi"}
 
 
 def answer(node: str, **live: str) -> dict:
@@ -17,6 +21,13 @@ def answer(node: str, **live: str) -> dict:
         "item": node,
         "services": {name: {"live": live.get(name, ""), "installed": ["old"]} for name in ("orders", "users")},
     }
+
+
+def told(node: str, **release: object) -> dict:
+    """Return what release_facts says of a node on which orders is live, as a release of which that is known."""
+    services = answer(node, orders="o1")["services"]
+    services["orders"]["releases"] = {"o1": {"sha256": "digest of o1"} | release}
+    return {"item": node, "services": services}
 
 
 UNREACHED = {"item": "app9", "unreachable": True, "msg": "no route"}
@@ -37,21 +48,20 @@ def test_source_paths_start_from_the_project(tmp_path):
 def test_digest_of_an_archive(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 100000)
     assert releases.releases_digest(str(tmp_path / "a")) == hashlib.sha256(b"x" * 100000).hexdigest()
+    assert releases.releases_digest(str(tmp_path / "b")) == ""
 
 
 def test_services_that_live_nowhere():
-    assert releases.releases_unborn(SERVICES, [answer("app1"), answer("app2", users="u1"), UNREACHED]) == [
-        {"name": "orders"}
-    ]
+    assert releases.releases_unborn(SERVICES, [answer("app1"), answer("app2", users="u1"), UNREACHED]) == [SERVICES[0]]
     assert releases.releases_unborn(SERVICES, []) == SERVICES
     assert releases.releases_unborn(SERVICES, [answer("app1", orders="o1", users="u1")]) == []
 
 
 def test_a_service_that_lives_nowhere_gets_what_was_built():
-    built = [{"item": {"name": "orders"}, "id": "o1"}, {"item": {"name": "users"}, "skipped": True}]
-    assert releases.releases_plan(SERVICES, [answer("app1")], built) == {
-        "orders": {"id": "o1", "new": True, "node": ""},
-        "users": {"id": "", "new": True, "node": ""},
+    built = [{"item": {"name": "orders"}, "id": "o1", "sha256": "d"}, {"item": {"name": "users"}, "skipped": True}]
+    assert releases.releases_plan(SERVICES, NODES, [answer("app1")], built) == {
+        "orders": {"id": "o1", "sha256": "d", "new": True, "node": ""} | BUILT_FOR,
+        "users": {"id": "", "sha256": "", "new": True, "node": ""} | BUILT_FOR,
     }
 
 
@@ -63,32 +73,92 @@ def test_a_service_that_lives_somewhere_stays_as_most_nodes_have_it():
         UNREACHED,
     ]
     built = [{"item": {"name": "orders"}, "id": "o3"}]
-    assert releases.releases_plan(SERVICES, facts, built) == {
-        "orders": {"id": "o2", "new": False, "node": "app2"},
-        "users": {"id": "u1", "new": False, "node": "app1"},
+    assert releases.releases_plan(SERVICES, NODES, facts, built) == {
+        "orders": {"id": "o2", "sha256": "", "new": False, "node": "app2"} | BUILT_FOR,
+        "users": {"id": "u1", "sha256": "", "new": False, "node": "app1"} | BUILT_FOR,
     }
 
 
-PLAN = {"orders": {"id": "o1", "new": False, "node": "app1"}, "users": {"id": "old", "new": True, "node": ""}}
+def test_a_node_that_a_service_has_left_counts_only_where_no_other_runs_it():
+    facts = [answer("app1", users="old"), answer("app2", users="u2")]
+    assert releases.releases_plan(SERVICES, NODES, facts, [])["users"]["id"] == "u2"
+    assert releases.releases_plan(SERVICES, NODES, facts[:1], [])["users"]["id"] == "old"
+
+
+def test_what_a_live_release_was_built_for_stays():
+    plan = releases.releases_plan(SERVICES, NODES, [told("app1", server="granian", interface="wsgi")], [])
+    assert plan["orders"] == {
+        "id": "o1",
+        "sha256": "digest of o1",
+        "new": False,
+        "node": "app1",
+        "server": "granian",
+        "interface": "wsgi",
+    }
+
+
+PLAN = {
+    "orders": {"id": "o1", "sha256": "d1", "new": False, "node": "app1"},
+    "users": {"id": "old", "sha256": "d2", "new": True, "node": ""},
+}
 
 
 def test_what_a_node_lacks():
     facts = [answer("app1", orders="o1"), answer("app2")]
     assert releases.releases_missing(PLAN, ["orders", "users"], facts, "app2") == [
-        {"name": "orders", "id": "o1", "node": "app1"}
+        {"name": "orders", "id": "o1", "sha256": "d1", "node": "app1"}
     ]
     assert releases.releases_missing(PLAN, ["orders", "users"], facts, "app1") == []
 
 
 def test_a_node_that_did_not_answer_lacks_everything():
     assert releases.releases_missing(PLAN, ["orders", "users"], [], "app3") == [
-        {"name": "orders", "id": "o1", "node": "app1"},
-        {"name": "users", "id": "old", "node": ""},
+        {"name": "orders", "id": "o1", "sha256": "d1", "node": "app1"},
+        {"name": "users", "id": "old", "sha256": "d2", "node": ""},
     ]
 
 
 def test_a_live_release_is_left_alone():
     assert releases.releases_missing(PLAN, ["orders"], [answer("app1", orders="another")], "app1") == []
+
+
+LIVE = {"version": "v2", "server": "gunicorn", "interface": "asgi", "source": {"kind": "path", "origin": ""}}
+
+
+@pytest.mark.parametrize(
+    ("live", "declared", "line"),
+    [
+        ({}, {}, None),
+        ({"version": "v1"}, {}, "orders: version v2 is declared, v1 is live"),
+        ({"version": ""}, {}, "orders: version v2 is declared, none is live"),
+        ({"version": "v1"}, {"version": ""}, None),
+        ({"server": "granian"}, {}, "orders: server gunicorn is declared, granian is live"),
+        (
+            {"source": {"kind": "pypi", "origin": "httpbin"}},
+            {},
+            "orders: source path x is declared, pypi httpbin is live",
+        ),
+        (
+            {"source": {"kind": "git", "origin": "https://example.com/a"}},
+            {"source": {"git": "https://me:secret@example.com/a"}},
+            None,
+        ),
+        (
+            {"source": {"kind": "git", "origin": "https://example.com/a"}},
+            {"source": {"git": "https://me:secret@example.com/b"}},
+            "orders: source git https://example.com/b is declared, git https://example.com/a is live",
+        ),
+    ],
+)
+def test_a_declaration_that_is_not_what_is_live_is_told(live, declared, line):
+    services = [SERVICES[0] | declared, SERVICES[1]]
+    facts = [told("app1", **LIVE | live), told("app2", **LIVE | live), UNREACHED]
+    assert releases.releases_other(services, NODES, facts) == ([line] if line else [])
+
+
+def test_nothing_is_told_of_a_service_that_is_live_nowhere_or_of_a_release_that_says_nothing():
+    assert releases.releases_other(SERVICES, NODES, [answer("app1")]) == []
+    assert releases.releases_other(SERVICES, NODES, [told("app1")]) == []
 
 
 def test_the_first_node_of_a_run():

@@ -287,8 +287,8 @@ def test_groups_are_read_in_one_file():
             continue
         for template in expressions(read(path) if path.suffix == ".yml" else path.read_text()):
             wrong += [f"{path.relative_to(ROOT)}: {name}" for name in reads(template) & {"groups", "hostvars"}]
-    # Validation asks whether a service's group exists.
-    assert wrong == ["playbooks/validate.yml: groups"]
+    # Validation asks whether a service's group exists; nodes with something to restart are grouped while a play runs.
+    assert sorted(wrong) == ["playbooks/app.yml: groups", "playbooks/validate.yml: groups"]
 
 
 def test_nothing_is_derived_from_facts_outside_of_roles():

@@ -194,15 +194,19 @@ def test_unit_of_a_slot_is_well_formed(server, interface):
     )
     templates.filters["comment"] = lambda text: f"# {text}"
     defaults = yaml.safe_load((ROOT / "roles/python_service/defaults/main.yml").read_text())
-    given = {
-        "ansible_managed": "managed",
-        "python_service_name": "orders",
-        "python_service_app": "orders.main:app",
-        "python_service_interface": interface,
-        "python_service_health": {"live": "/healthz"},
-        "__python_service_worker_count": 2,
+    service = {
+        "name": "orders",
+        "app": "orders.main:app",
+        "interface": interface,
+        "server": server,
+        "workers": 2,
+        "threads": 4,
+        "health": {"live": "/healthz"},
+        "timeout": {"request": 30, "stop": 30},
+        "memory": "512M",
     }
-    unit = templates.get_template("svc@.service.j2").render(defaults | given | {"python_service_server": server})
+    given = {"ansible_managed": "managed", "service": service}
+    unit = templates.get_template("svc@.service.j2").render(defaults | given)
     start = unit[unit.index("ExecStart=") :].split("\n")
     command = list(itertools.takewhile(lambda line: line.endswith("\\"), start))
     assert start[len(command)] == "    orders.main:app"
@@ -219,7 +223,6 @@ class TestSystemdEnv:
     """Each expected line was read back by systemd 257's own parser as the value it came from."""
 
     env = staticmethod(load("plugins/filter/systemd_env.py", "systemd_env").systemd_env)
-    instances = staticmethod(sys.modules["systemd_env"].systemd_instances)
 
     @pytest.mark.parametrize(
         ("value", "line"),
@@ -258,15 +261,3 @@ class TestSystemdEnv:
         with pytest.raises(Exception, match=r"environment variable TOKEN: ") as raised:
             self.env({"TOKEN": value})
         assert "hunter2" not in str(raised.value)
-
-    def test_instances(self):
-        processes = {
-            "mailer": {"command": "x", "count": 2},
-            "one": {"command": "y"},
-            "off": {"command": "z", "count": 0},
-        }
-        assert self.instances(processes, "svc-orders-") == [
-            "svc-orders-mailer@1.service",
-            "svc-orders-mailer@2.service",
-            "svc-orders-one@1.service",
-        ]

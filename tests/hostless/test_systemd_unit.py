@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -219,6 +221,44 @@ def test_records(tmp_path, files):
     }
 
 
+def test_a_record_that_says_the_same_is_not_written_again(tmp_path, files):
+    """So a run that changes nothing needs no room on the disk, and litter of a killed one goes all the same."""
+    unit = Unit(Systemd(), "x", tmp_path / "state")
+    unit.record(watched(files))
+    record = tmp_path / "state/x.service.json"
+    before = (record.stat().st_ino, record.read_text())
+    (tmp_path / "state/x.service.partial").write_text("half")
+    unit.record(watched(files))
+    assert (record.stat().st_ino, record.read_text()) == before
+    assert list(record.parent.iterdir()) == [record]
+    files["a"].write_text("new")
+    unit.record(watched(files))
+    assert record.read_text() != before[1]
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Within this, no file of this process can have any content. EFBIG stands for ENOSPC: both are met at a write."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_leaves_the_record_before(tmp_path, files):
+    unit = Unit(Systemd(), "x", tmp_path / "state")
+    unit.record(watched(files))
+    record = tmp_path / "state/x.service.json"
+    before = record.read_text()
+    files["a"].write_text("new")
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        unit.record(watched(files))
+    assert (list(record.parent.iterdir()), record.read_text()) == ([record], before)
+    assert unit.changed_since_load(watched(files)) == [str(files["a"])]
+
+
 # What is done
 
 
@@ -307,6 +347,21 @@ def test_a_failed_reload_is_tried_again(module, files):
     )
     systemd.failing = ""
     assert module(systemd, **arguments)["actions"] == ["reload"]
+
+
+def test_what_a_full_disk_kept_from_being_recorded_is_made_up_for(module, files):
+    systemd = Systemd()
+    arguments = {"reload_on": [str(files["b"])]}
+    module(systemd, **arguments)
+    with full_disk():
+        assert module(systemd, **arguments)["changed"] is False
+    files["b"].write_text("new")
+    with full_disk():
+        result = module(systemd, **arguments)
+    assert result["failed"] is True
+    assert "File too large" in result["msg"]
+    assert module(systemd, **arguments)["actions"] == ["reload"]
+    assert module(systemd, **arguments)["changed"] is False
 
 
 def test_a_start_by_something_else_counts(module, files):
