@@ -15,10 +15,10 @@ name: host_tasks
 type: notification
 short_description: Count the tasks that ran on each host, and time them
 description:
-  - Writes a JSON document at the end of a run, with C(wall_seconds), C(hosts) (a number of tasks by host) and C(tasks) (in order,
-    with C(role), C(task), C(seconds) and the number of C(hosts) on which it ran).
-  - A task counts once for each host on which it ran, however many items its loop has. What was skipped and what only the
-    controller does (assertions, inclusions, messages, tasks delegated to it) does not count.
+  - Writes a JSON document at the end of a run, with C(wall_seconds), C(hosts) (a number of tasks by host) and C(tasks)
+    (in order, with C(role), C(task), C(seconds) and the number of C(hosts) on which it ran).
+  - A task counts once for each host on which it ran, however many items its loop has. What was skipped and what only
+    the controller does (assertions, inclusions, messages, tasks delegated to it) does not count.
 options:
   path:
     description: The file to write. Without it the callback does nothing.
