@@ -36,15 +36,20 @@ class Policy:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.saved = path.with_name(f"{path.name}.terrace-saved")
+        self.new = path.with_name(f"{path.name}.terrace-new")
 
     @property
     def left(self) -> bool:
         """Whether a run that was cut off left its policy behind."""
-        return self.saved.exists() or (self.path.exists() and MARK in self.path.read_text(errors="replace"))
+        return self.saved.exists() or self.new.exists() or self._is_ours()
+
+    def _is_ours(self) -> bool:
+        return self.path.exists() and MARK in self.path.read_text(errors="replace")
 
     def restore(self) -> None:
         """Put back what was there before."""
-        if self.path.exists() and MARK in self.path.read_text(errors="replace"):
+        self.new.unlink(missing_ok=True)
+        if self._is_ours():
             self.path.unlink()
         if self.saved.exists():
             self.saved.replace(self.path)
@@ -53,12 +58,11 @@ class Policy:
     def in_force(self) -> Iterator[None]:
         """Keep daemons from being started while the body runs."""
         self.restore()
-        ours = self.path.with_name(f"{self.path.name}.terrace-new")
-        ours.write_text(POLICY)
-        ours.chmod(0o755)
+        self.new.write_text(POLICY)
+        self.new.chmod(0o755)
         if self.path.exists():
             self.path.replace(self.saved)
-        ours.replace(self.path)
+        self.new.replace(self.path)
         try:
             yield
         finally:
