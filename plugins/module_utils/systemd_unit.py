@@ -15,7 +15,7 @@ from pathlib import Path
 
 STATE_DIRECTORY = Path("/var/lib/terrace/units")
 # The kinds of units that a name may end with; any other dot is part of an instance, such as an address.
-SUFFIXES = (".service", ".socket", ".timer", ".target", ".path", ".mount", ".slice")
+SUFFIXES = (".service", ".socket", ".timer", ".target", ".path", ".mount", ".slice", ".scope")
 
 
 class UnitError(Exception):

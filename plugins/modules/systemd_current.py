@@ -8,6 +8,7 @@ module: systemd_current
 short_description: Keep a systemd unit enabled, running and current
 description:
   - Enables and starts a unit, and reloads or restarts it when its files differ from those it last loaded.
+  - The unit C(init.scope) is systemd itself, of which a reload is a C(daemon-reload).
   - Unlike a handler this survives a run that was cut off, since the host is asked each time what the unit runs on.
 options:
   name:
@@ -28,6 +29,10 @@ options:
     description: Whether the unit starts at boot.
     type: bool
     default: true
+  masked:
+    description: The unit is kept from ever running instead, and is stopped if it does. Other options are ignored.
+    type: bool
+    default: false
 author: Terrace
 """
 
@@ -41,7 +46,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, in order, out of C(enable), C(start), C(restart) and C(reload).
+  description: What was done, in order, out of C(enable), C(start), C(restart), C(reload), C(mask) and C(stop).
   type: list
   returned: always
 changed_files:
@@ -53,18 +58,40 @@ changed_files:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.systemd_unit import Unit, UnitError
 
+MANAGER = "init.scope"
 
-def plan(active: bool, enabled: bool, want_enabled: bool, restart: list[str], reload: list[str]) -> list[str]:
-    """Return the actions that bring a unit to where it should be, in order."""
+
+def plan(state: str, enabled: bool, want_enabled: bool, restart: list[str], reload: list[str]) -> list[str]:
+    """Return the actions that bring a unit to where it should be, in order.
+
+    Parameters:
+        state: what systemd calls its ActiveState. A unit that is only on its way up cannot reload.
+        enabled: whether it starts at boot.
+        want_enabled: whether it should.
+        restart: the files that changed since it was loaded, and need a restart.
+        reload: those for which a reload is enough.
+    """
     actions = []
     if enabled != want_enabled:
         actions.append("enable" if want_enabled else "disable")
-    if not active:
+    if state not in ("active", "reloading", "activating"):
         actions.append("start")
-    elif restart:
+    elif restart or (reload and state == "activating"):
         actions.append("restart")
     elif reload:
         actions.append("reload")
+    return actions
+
+
+def mask(unit: Unit, check_mode: bool) -> list[str]:
+    """Keep a unit from ever running; return what that took, or would take."""
+    state = unit.show("LoadState", "ActiveState")
+    actions = ["mask"] if state["LoadState"] != "masked" else []
+    if state["ActiveState"] in ("active", "reloading", "activating"):
+        actions.append("stop")
+    if not check_mode:
+        for action in actions:
+            unit.systemctl(action, unit.name)
     return actions
 
 
@@ -75,6 +102,7 @@ def main() -> None:
             "restart_on": {"type": "list", "elements": "path", "default": []},
             "reload_on": {"type": "list", "elements": "path", "default": []},
             "enabled": {"type": "bool", "default": True},
+            "masked": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -82,6 +110,9 @@ def main() -> None:
     unit = Unit(module, parameters["name"])
     watched = parameters["restart_on"] + parameters["reload_on"]
     try:
+        if parameters["masked"]:
+            actions = mask(unit, module.check_mode)
+            module.exit_json(changed=bool(actions), actions=actions, changed_files=[])
         state = unit.show("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
         if state["LoadState"] == "not-found" and not module.check_mode:
             # A template's instance is found only once systemd has read the new file.
@@ -91,7 +122,9 @@ def main() -> None:
         restart = unit.changed_since_load(parameters["restart_on"]) if active else []
         reload = unit.changed_since_load(parameters["reload_on"]) if active else []
         enabled = state["UnitFileState"] in ("enabled", "enabled-runtime", "static", "generated", "indirect", "alias")
-        actions = plan(active, enabled, parameters["enabled"], restart, reload)
+        if unit.name == MANAGER:
+            enabled = parameters["enabled"]
+        actions = plan(state["ActiveState"], enabled, parameters["enabled"], restart, reload)
         if not module.check_mode:
             if state["NeedDaemonReload"] == "yes" or actions:
                 unit.systemctl("daemon-reload")
@@ -99,7 +132,8 @@ def main() -> None:
                 # A unit that failed too often refuses to start until its counter is reset.
                 unit.systemctl("reset-failed", unit.name, check=False)
             for action in actions:
-                unit.systemctl(action, unit.name)
+                if unit.name != MANAGER:
+                    unit.systemctl(action, unit.name)
             unit.record(watched)
     except (UnitError, OSError) as error:
         module.fail_json(msg=f"{error}\nIts last lines in the journal:\n{unit.journal()}")

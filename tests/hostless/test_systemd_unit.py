@@ -50,6 +50,10 @@ class Systemd:
             self.properties |= {"ActiveState": "active", "InvocationID": f"after-{words[1]}"}
         if words[1] in ("enable", "disable"):
             self.properties["UnitFileState"] = f"{words[1]}d"
+        if words[1] == "mask":
+            self.properties["LoadState"] = "masked"
+        if words[1] == "stop":
+            self.properties["ActiveState"] = "inactive"
         return 0, "", ""
 
     @property
@@ -115,6 +119,7 @@ def test_time_of_a_change(tmp_path):
         ("svc-x-report.timer", "svc-x-report.timer"),
         ("svc-x.target", "svc-x.target"),
         ("redis@10.0.0.1", "redis@10.0.0.1.service"),
+        ("init.scope", "init.scope"),
     ],
 )
 def test_names(tmp_path, given, name):
@@ -263,22 +268,26 @@ def test_a_full_disk_leaves_the_record_before(tmp_path, files):
 
 
 @pytest.mark.parametrize(
-    ("active", "enabled", "want", "restart", "reload", "actions"),
+    ("state", "enabled", "want", "restart", "reload", "actions"),
     [
-        (True, True, True, [], [], []),
-        (True, True, True, [], ["r"], ["reload"]),
-        (True, True, True, ["s"], [], ["restart"]),
-        (True, True, True, ["s"], ["r"], ["restart"]),
-        (False, True, True, [], [], ["start"]),
-        (False, False, True, ["s"], ["r"], ["enable", "start"]),
-        (True, False, True, [], [], ["enable"]),
-        (True, False, True, [], ["r"], ["enable", "reload"]),
-        (True, True, False, [], [], ["disable"]),
-        (False, False, False, [], [], ["start"]),
+        ("active", True, True, [], [], []),
+        ("active", True, True, [], ["r"], ["reload"]),
+        ("active", True, True, ["s"], [], ["restart"]),
+        ("active", True, True, ["s"], ["r"], ["restart"]),
+        ("inactive", True, True, [], [], ["start"]),
+        ("failed", False, True, ["s"], ["r"], ["enable", "start"]),
+        ("active", False, True, [], [], ["enable"]),
+        ("active", False, True, [], ["r"], ["enable", "reload"]),
+        ("active", True, False, [], [], ["disable"]),
+        ("inactive", False, False, [], [], ["start"]),
+        # On its way up, on files that changed meanwhile: it cannot reload yet.
+        ("activating", True, True, [], [], []),
+        ("activating", True, True, [], ["r"], ["restart"]),
+        ("reloading", True, True, [], ["r"], ["reload"]),
     ],
 )
-def test_plan(active, enabled, want, restart, reload, actions):
-    assert current.plan(active, enabled, want, restart, reload) == actions
+def test_plan(state, enabled, want, restart, reload, actions):
+    assert current.plan(state, enabled, want, restart, reload) == actions
 
 
 def run(monkeypatch, capsys, tmp_path, systemd: Systemd, check: bool = False, **arguments) -> dict:
@@ -395,3 +404,27 @@ def test_disabled_at_boot(module):
     systemd = Systemd()
     assert module(systemd, enabled=False)["actions"] == ["disable"]
     assert module(systemd, enabled=False)["changed"] is False
+
+
+def test_systemd_itself_is_reloaded(module, files):
+    """Its own configuration: nothing is enabled or started, and what a run left undone is made up for."""
+    systemd = Systemd(UnitFileState="", InvocationID="", ActiveEnterTimestamp="")
+    arguments = {"name": "init.scope", "reload_on": [str(files["a"])]}
+    assert module(systemd, **arguments)["actions"] == ["reload"]
+    assert systemd.done == ["daemon-reload"]
+    assert module(systemd, **arguments)["changed"] is False
+    assert systemd.done == []
+    files["a"].write_text("new")
+    assert module(systemd, check=True, **arguments)["changed"] is True
+    assert module(systemd, **arguments)["actions"] == ["reload"]
+
+
+def test_a_masked_unit(module):
+    """However it came to run: after an installation that was cut off, for one."""
+    systemd = Systemd()
+    assert module(systemd, check=True, masked=True)["actions"] == ["mask", "stop"]
+    assert systemd.done == []
+    assert module(systemd, masked=True)["actions"] == ["mask", "stop"]
+    assert systemd.done == ["mask", "stop"]
+    assert module(systemd, masked=True)["changed"] is False
+    assert module(Systemd(ActiveState="inactive"), masked=True)["actions"] == ["mask"]
