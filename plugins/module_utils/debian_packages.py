@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 APT = (
-    *("-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"),
+    *("-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20"),
     *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
 )
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "APT_LISTCHANGES_FRONTEND": "none", "LC_ALL": "C.UTF-8"}
@@ -180,5 +180,7 @@ def troubles(text: str) -> str:
 
 
 def last_lines(text: str, count: int = 12) -> str:
-    """Return the last lines that say something."""
-    return "\n".join([line for line in text.splitlines() if line.strip()][-count:])
+    """Return the last lines that say something: neither continued lines nor attempts that are repeated."""
+    return "\n".join(
+        [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "Ign:"))][-count:]
+    )

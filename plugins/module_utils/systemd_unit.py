@@ -77,9 +77,9 @@ class Unit:
         return systemctl(self.module, *words, check=check)
 
     def show(self, *properties: str) -> dict[str, str]:
-        """Return the unit's properties, by name, as systemd prints them."""
+        """Return the unit's properties, by name, as systemd prints them; what the unit does not have is empty."""
         out = self.systemctl("show", self.name, "--timestamp=unix", *(f"--property={p}" for p in properties))
-        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+        return dict.fromkeys(properties, "") | dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
     def journal(self, lines: int = 20) -> str:
         """Return the last lines that the unit wrote to the journal."""

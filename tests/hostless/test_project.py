@@ -48,7 +48,7 @@ def scripts() -> list[str]:
 
 def test_there_are_files():
     assert len(texts()) > 100
-    assert {"molecule/lab/setup", "roles/redis/files/redis-instance"} <= set(scripts())
+    assert {"molecule/lab/setup", "examples/test"} <= set(scripts())
 
 
 @pytest.mark.parametrize("word", HOSTS + MACHINE)

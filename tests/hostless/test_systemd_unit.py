@@ -137,6 +137,14 @@ def test_what_systemctl_is_asked(tmp_path):
     ]
 
 
+def test_a_property_that_a_unit_does_not_have(tmp_path):
+    """A scope that systemd did not start has no invocation."""
+    systemd = Systemd()
+    systemd.run_command = lambda words: (0, "LoadState=loaded\n", "")
+    unit = Unit(systemd, "init.scope", tmp_path)
+    assert unit.show("InvocationID", "LoadState") == {"InvocationID": "", "LoadState": "loaded"}
+
+
 def test_a_command_that_fails(tmp_path):
     systemd = Systemd()
     systemd.failing = "restart"

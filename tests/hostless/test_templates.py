@@ -72,7 +72,8 @@ def test_first_lines_say_that_ansible_manages_the_file(landscape):
     headless = [
         file
         for file in landscape.files
-        if file.source.name not in WITHOUT_HEADER and not re.match(r"(#|;|--)?\n?(#|;|--) Ansible managed\n", file.text)
+        if file.source.name not in WITHOUT_HEADER
+        and not re.match(r"(#!.*\n)?(#|;|--)?\n?(#|;|--) Ansible managed\n", file.text)
     ]
     assert headless == []
 
@@ -189,6 +190,13 @@ def check_access(file: File) -> None:
     assert users[0] == "default"
 
 
+def check_script(file: File) -> None:
+    assert re.match(r"#!/bin/sh\n(#.*\n)+set -\w*e", file.text)
+    assert file.mode == "0755"
+    result = subprocess.run(["sh", "-n"], input=file.text, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def check_tmpfiles(file: File) -> None:
     assert all(re.fullmatch(r"d /run/terrace\S* \d{4} \S+ \S+ -", line) for line in lines(file))
 
@@ -247,7 +255,6 @@ def check_haproxy(file: File) -> None:
 KINDS = {
     r"/etc/systemd/.*": check_unit,
     r"/etc/sysctl\.d/.*": check_settings,
-    r"/etc/postgresql-common/.*": check_settings,
     r"/etc/(locale\.conf|default/.*|redis/.*\.env)": check_variables,
     r"/etc/terrace/services/.*\.env": check_environment,
     r"/etc/patroni/config\.yml": check_yaml,
@@ -255,6 +262,7 @@ KINDS = {
     r"/etc/pgbouncer/userlist\.txt": check_users,
     r"/etc/redis/.*\.conf": check_redis,
     r"/etc/redis/.*\.acl": check_access,
+    r"/usr/local/sbin/redis-.*": check_script,
     r"/etc/tmpfiles\.d/.*": check_tmpfiles,
     r"/etc/haproxy/.*\.cfg": check_haproxy,
     r"/etc/haproxy/.*\.map": check_routes,
