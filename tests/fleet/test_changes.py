@@ -1,4 +1,4 @@
-"""Changed settings reach the fleet by site.yml, under load, one node at a time; what does not work stops at the first."""
+"""Changed settings reach the fleet by site.yml: under load, one node at a time; what breaks one node stops there."""
 
 from __future__ import annotations
 
