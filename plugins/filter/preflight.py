@@ -10,6 +10,11 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 ARCHITECTURES = ("x86_64", "aarch64")
+# What Ansible says before it comes to the reason.
+PREAMBLE = re.compile(
+    r"^((Task failed|Failed to connect to the host via ssh"
+    r"|Data could not be sent to remote host \S+ Make sure this host can be reached over ssh): )+"
+)
 CHECKS = ("system", "memory", "disk", "clock", "address", "ports")
 
 
@@ -88,7 +93,7 @@ def _silence(host: Mapping, answers: Mapping) -> str:
         parts = [result, *(result.get("failed_modules") or {}).values()]
         said = " ".join(str(p.get(k) or "") for p in parts for k in ("msg", "module_stderr", "module_stdout")).strip()
         reason = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
-        reason = re.sub(r"^(Task failed|Failed to connect to the host via ssh): ", "", reason)
+        reason = PREAMBLE.sub("", reason)
         if result.get("unreachable"):
             where = f"cannot be reached at {host['connection']}"
             return f"{where}: {reason.rstrip('.')}; mend ansible_host, ansible_user, its key or the network"
@@ -107,7 +112,7 @@ def _system(host: Mapping, answers: Mapping) -> list[str]:
     if (facts["distribution"], str(facts["distribution_major_version"])) != ("Debian", "13"):
         found.append(f"is {system}; Terrace runs on Debian 13 only, so install that")
     if facts["architecture"] not in ARCHITECTURES:
-        found.append(f"is a {facts['architecture']}; use a machine that is one of {', '.join(ARCHITECTURES)}")
+        found.append(f"its processor is {facts['architecture']}; use a machine with one of {', '.join(ARCHITECTURES)}")
     if facts["service_mgr"] != "systemd":
         found.append(f"runs {facts['service_mgr']} instead of systemd; boot it with systemd")
     return found
@@ -115,6 +120,8 @@ def _system(host: Mapping, answers: Mapping) -> list[str]:
 
 def _memory(host: Mapping, answers: Mapping) -> list[str]:
     plan = answers["plan"]
+    if not plan:
+        return ["does not tell how much memory it has; mount its /proc, or state host_memory_mb and host_cpus"]
     needed = sum(plan["needs"].values())
     if needed <= plan["memory_mb"]:
         return []

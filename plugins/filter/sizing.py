@@ -8,6 +8,7 @@ shows them applied. All memory is in MiB.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -92,6 +93,7 @@ def _mebibytes(size: str) -> int:
     return math.ceil(int(size[:-1]) * 1024 ** ("KMGT".index(size[-1]) - 1))
 
 
+@functools.cache
 def postgresql_least_mb(cpus: int, max_connections: int) -> int:
     """Return the least memory in which PostgreSQL holds its connections, at 1 MiB of work_mem each."""
     memory = 256
@@ -153,15 +155,18 @@ def redis_sizes(memory_mb: int, instances: list[Mapping]) -> list[int]:
         memory_mb: the memory of the host that all instances together may count on.
         instances: each with `share` (1 if not given) and, where it is stated, `maxmemory_mb`.
     """
-    shares = [int(instance.get("share") or 1) for instance in instances]
-    data = (int(memory_mb) - REDIS_BASE * len(instances)) / (REDIS_FRAGMENTATION + max(shares) / sum(shares))
-    stated = [int(instance.get("maxmemory_mb") or 0) for instance in instances]
-    free = max(0.0, data - sum(stated))
-    open_shares = sum(share for share, size in zip(shares, stated, strict=True) if not size)
-    return [
-        size or max(REDIS_LEAST, int(min(data * share / sum(shares), free * share / open_shares)))
-        for share, size in zip(shares, stated, strict=True)
-    ]
+
+    def sizes(unit: int) -> list[int]:
+        return [
+            int(instance.get("maxmemory_mb") or 0) or max(REDIS_LEAST, unit * int(instance.get("share") or 1))
+            for instance in instances
+        ]
+
+    least, most = 0, int(memory_mb)
+    while least < most:
+        unit = (least + most + 1) // 2
+        least, most = (unit, most) if redis_uses(sizes(unit)) <= memory_mb else (least, unit - 1)
+    return sizes(least)
 
 
 def redis_uses(sizes: list[int]) -> int:
