@@ -188,8 +188,11 @@ def _ports(host: Mapping, answers: Mapping) -> list[str]:
                 continue
             if any(re.fullmatch(pattern, taken["unit"]) for pattern in host["units"]):
                 continue
+            # Root of a container may not see whose a socket is; on a host of ours it is taken for ours.
+            if not taken["pid"] and answers["asked"]["terrace"]:
+                continue
             process = ", ".join(filter(None, [f"pid {taken['pid']}", taken["unit"]]))
-            who = f"{taken['process'] or 'another process'} ({process})"
+            who = f"{taken['process']} ({process})" if taken["pid"] else "a process that root may not see"
             found[wanted["port"], taken["pid"]] = (
                 f"port {wanted['port']}, which {wanted['by']} wants, is taken by {who}; stop it or move it"
             )

@@ -331,6 +331,10 @@ BAD = {
         {"asked": {"listeners": [APACHE]}},
         "port 5432, which PostgreSQL wants, is taken by apache2 (pid 812, apache2.service); stop it or move it",
     ),
+    "a port taken by nobody knows whom": (
+        {"asked": {"listeners": [APACHE | {"pid": 0, "process": "", "unit": ""}]}},
+        "port 5432, which PostgreSQL wants, is taken by a process that root may not see; stop it or move it",
+    ),
     "a local port taken by hand": (
         {"asked": {"listeners": [{"address": "::", "port": 6432, "pid": 99, "process": "ncat", "unit": ""}]}},
         "port 6432, which PgBouncer wants, is taken by ncat (pid 99); stop it or move it",
@@ -370,6 +374,8 @@ def test_what_is_ours_or_elsewhere_is_in_nobodys_way():
     ours = APACHE | {"process": "postgres", "unit": "patroni.service"}
     elsewhere = APACHE | {"address": "192.168.1.5"}
     assert refusals(asked={"listeners": [ours, elsewhere]}) == []
+    unseen = APACHE | {"pid": 0, "process": "", "unit": ""}
+    assert refusals(asked={"listeners": [unseen], "terrace": True}) == []
 
 
 def test_slow_answers_are_no_wrong_clock():
