@@ -65,6 +65,19 @@ def service_workers(workers: int | str, memory_mb: int, cpus: int) -> int:
     return max(1, min(max(2, int(cpus)), (int(memory_mb) - SERVER_BASE) // WORKER))
 
 
+def services_sized(services: list[Mapping], cpus: int) -> list[dict[str, Any]]:
+    """Return services as `services_list` gives them, with a number of workers each.
+
+    Parameters:
+        services: each with its `workers` and `memory`, at least.
+        cpus: those of the host.
+    """
+    return [
+        {**service, "workers": service_workers(service["workers"], _mebibytes(service["memory"]), cpus)}
+        for service in services
+    ]
+
+
 def services_load(services: list[Mapping], nodes: Mapping[str, list[Mapping]], host: str) -> list[dict[str, Any]]:
     """Return what the services of a host ask of its memory.
 
@@ -261,5 +274,5 @@ class FilterModule:
     """The filters of this file, for Ansible."""
 
     def filters(self) -> dict:
-        names = (host_plan, postgresql_sizes, redis_sizes, service_workers, services_load)
+        names = (host_plan, postgresql_sizes, redis_sizes, services_load, services_sized)
         return {function.__name__: function for function in names}

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +156,11 @@ def test_workers_follow_cpus_as_far_as_the_slots_memory_goes(workers, memory, cp
     assert sizing.service_workers(workers, memory, cpus) == wanted
 
 
+def test_services_get_a_number_of_workers():
+    services = [{"name": "a", "workers": "auto", "memory": "1G"}, {"name": "b", "workers": 3, "memory": "64M"}]
+    assert [(s["name"], s["workers"]) for s in sizing.services_sized(services, 16)] == [("a", 15), ("b", 3)]
+
+
 def test_services_ask_for_their_processes_everywhere_and_for_their_schedules_on_the_first_node(lab):
     units = {
         host: {s["name"]: s["units"] for s in lab.value(host, "topology_host.services")} for host in ("app1", "app2")
@@ -175,6 +181,24 @@ def test_the_plan_reaches_the_roles(single, lab):
     assert single.value("solo", "topology_host.tiers") == ALL
     assert single.value("solo", "redis_instances | map(attribute='share')") == [2, 1]
     assert lab.value("db1", "[patroni_host.memory_mb, patroni_host.max_connections]") == [2048, 200]
+
+
+def test_redis_gets_what_the_host_carries_where_nothing_is_stated(single, ha):
+    def maxmemory(landscape, host: str) -> dict[str, str]:
+        found = {file.path: file.text for file in landscape.files if file.host == host and "runtime.conf" in file.path}
+        return {Path(path).name: re.search(r'(?m)^maxmemory "(.*)"', text)[1] for path, text in found.items()}
+
+    # 3900 MiB are too little for everything; so each gets the least.
+    assert maxmemory(single, "solo") == {"redis-cache.runtime.conf": "32mb", "redis-queue.runtime.conf": "32mb"}
+    assert maxmemory(ha, "cache1") == {"redis-cache.runtime.conf": "512mb", "redis-queue.runtime.conf": "256mb"}
+
+
+def test_preflight_gathers_what_later_plays_of_the_run_look_for(ha):
+    """A play that gathers gets what an earlier one gathered (`gathering = smart`), and no more than that."""
+    gathered = {"hardware", "virtual"}
+    later = [play for play in ha.plays if play.gather_facts]
+    assert len(later) > 3
+    assert [play.get_name() for play in later if not play.gather_subset or set(play.gather_subset) - gathered] == []
 
 
 def test_the_page_is_current():
