@@ -180,7 +180,7 @@ def test_services_ask_for_their_processes_everywhere_and_for_their_schedules_on_
 def test_the_plan_reaches_the_roles(single, lab):
     assert single.value("solo", "topology_host.tiers") == ALL
     assert single.value("solo", "redis_instances | map(attribute='share')") == [2, 1]
-    assert lab.value("db1", "[patroni_host.memory_mb, patroni_host.max_connections]") == [2048, 200]
+    assert lab.value("db1", "[patroni_host.memory_mb, patroni_host.max_connections]") == [4096, 200]
 
 
 def test_redis_gets_what_the_host_carries_where_nothing_is_stated(single, ha):
