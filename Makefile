@@ -44,6 +44,10 @@ site: setup ## Run site.yml on an environment (ENV=)
 check: setup ## Validate an environment without touching a host (ENV=)
 	@$(ANSIBLE) playbooks/validate.yml
 
+.PHONY: preflight
+preflight: setup ## Ask an environment's hosts whether they can be what they are to be, and change nothing (ENV=)
+	@$(ANSIBLE) playbooks/preflight.yml
+
 .PHONY: status
 status: setup ## Show each host, what runs there, and the addresses to try (ENV=)
 	@$(ANSIBLE) playbooks/status.yml

@@ -331,8 +331,8 @@ def test_topology_defines_topology():
 def test_wiring_reads_what_there_is():
     """What topology derives, other wired inputs, the environment's own names, what a loop or another role leaves."""
     topology = set(read(ROOT / "playbooks/group_vars/all/topology.yml"))
-    environment = {"vault_key", "vault_services", "cache_memory_mb", "queue_memory_mb"}
-    magic = {"inventory_hostname", "group_names", "ansible_play_hosts", "dict"}
+    environment = {"vault_key", "vault_services", "cache_memory_mb", "queue_memory_mb", "host_memory_mb", "host_cpus"}
+    magic = {"inventory_hostname", "ansible_host", "group_names", "ansible_play_hosts", "dict"}
     left = {"service", "releases_plan"}
     found = {variable for template in expressions(wired()) for variable in reads(template)}
     assert sorted(found - topology - set(wired()) - environment - magic - left) == []

@@ -366,14 +366,16 @@ def test_etcd_is_a_cluster_of_its_members(single, ha):
 
 
 def test_patroni_shares_its_memory_out(single, ha):
-    """A quarter of 3900 MiB; of the rest, what a third of 100 connections at three nodes each gets."""
+    """A machine that is too small for everything gets what PostgreSQL cannot do without; one of its own nearly all."""
     content = yaml.safe_load(text(single, "solo", "/etc/patroni/config.yml"))
     parameters = content["postgresql"]["parameters"]
-    wanted = {"shared_buffers": "975MB", "effective_cache_size": "2925MB", "work_mem": "9MB", "max_parallel_workers": 2}
+    wanted = {"shared_buffers": "176MB", "effective_cache_size": "528MB", "work_mem": "1MB", "max_parallel_workers": 2}
     assert {name: parameters[name] for name in wanted} == wanted
     assert content["bootstrap"]["dcs"]["postgresql"]["parameters"]["max_connections"] == 100
     assert content["bootstrap"]["dcs"]["failsafe_mode"] is True
     content = yaml.safe_load(text(ha, "db2", "/etc/patroni/config.yml"))
+    # Of 3900 MiB, 390 are the system's, and 96 each etcd's and Patroni's.
+    assert content["postgresql"]["parameters"]["shared_buffers"] == "829MB"
     assert content["postgresql"]["parameters"]["work_mem"] == "32MB"
     assert content["bootstrap"]["dcs"]["postgresql"]["parameters"]["max_wal_senders"] == 20
     assert content["etcd3"]["hosts"] == [f"192.0.2.4{n}:2379" for n in (1, 2, 3)]
