@@ -94,6 +94,8 @@ class Unit:
         except (OSError, ValueError):
             known = {}
         if known.get("invocation") == now["InvocationID"]:
+            if known.get("forsaken"):
+                return files
             loaded = known.get("files", {})
             # A file that was not watched when the record was made is judged by the time of that record.
             return [
@@ -107,12 +109,15 @@ class Unit:
 
     def record(self, files: list[str]) -> None:
         """Remember that the running unit has loaded these files as they are now."""
+        self._write({"recorded": time.time(), "files": {f: digest(f) for f in files}})
+
+    def forsake(self) -> None:
+        """Remember that the running unit is about to end: whoever needs it has to restart it, whatever its files say."""
+        self._write({"forsaken": True})
+
+    def _write(self, content: dict) -> None:
         self._record.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "invocation": self.show("InvocationID")["InvocationID"],
-            "recorded": time.time(),
-            "files": {f: digest(f) for f in files},
-        }
+        content = {"invocation": self.show("InvocationID")["InvocationID"], **content}
         temporary = self._record.with_suffix(".partial")
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
         temporary.replace(self._record)
