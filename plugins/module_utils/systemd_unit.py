@@ -112,7 +112,7 @@ class Unit:
         self._write({"recorded": time.time(), "files": {f: digest(f) for f in files}})
 
     def forsake(self) -> None:
-        """Remember that the running unit is about to end: whoever needs it has to restart it, whatever its files say."""
+        """Remember that the running unit is about to end: who needs it has to restart it, whatever its files say."""
         self._write({"forsaken": True})
 
     def _write(self, content: dict) -> None:

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: systemd_retired
 short_description: Take a systemd service out of use, its last requests finished
 description:
-  - Disables a service, tells it by a signal to finish what it has begun, and stops it when it has ended or the time is up.
+  - Disables a service, tells it by a signal to finish what it has begun, and stops it when it has or the time is up.
   - Changes nothing where the service is neither running nor enabled, or is not known at all.
 options:
   name:
