@@ -468,9 +468,9 @@ def services_routes(services: list[dict]) -> list[dict]:
     routes = [
         {
             "service": service["name"],
-            "host": route["host"].lower(),
-            "path": route["path"].rstrip("/"),
-            "strip": route["strip"],
+            "host": route.get("host", "").lower(),
+            "path": route.get("path", "").rstrip("/"),
+            "strip": route.get("strip", False),
         }
         for service in services
         for route in service["routes"]

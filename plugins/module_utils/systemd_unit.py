@@ -96,6 +96,8 @@ class Unit:
         now = self.show("InvocationID", "ActiveEnterTimestamp")
         known = self._known()
         if known.get("invocation") == now["InvocationID"]:
+            if known.get("forsaken"):
+                return files
             loaded = known.get("files", {})
             # A file that was not watched when the record was made is judged by the time of that record.
             return [
@@ -112,11 +114,15 @@ class Unit:
 
         Raises OSError where that cannot be written; the record before it, if any, is then still whole.
         """
+        self._write({"files": {f: digest(f) for f in files}})
+
+    def forsake(self) -> None:
+        """Remember that the running unit is about to end: who needs it has to restart it, whatever its files say."""
+        self._write({"forsaken": True})
+
+    def _write(self, content: dict) -> None:
         self._record.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "invocation": self.show("InvocationID")["InvocationID"],
-            "files": {f: digest(f) for f in files},
-        }
+        content = {"invocation": self.show("InvocationID")["InvocationID"], "forsaken": False, **content}
         temporary = self._record.with_suffix(".partial")
         temporary.unlink(missing_ok=True)
         known = self._known()

@@ -44,6 +44,22 @@ def ready_at_start() -> None:
 
 
 @pytest.fixture(scope="session")
+def home_engine(hosts) -> lab.Engine:
+    """Return the engine that the lab had when the tests began."""
+    return lab.running_engine(hosts)
+
+
+@pytest.fixture(scope="module", params=lab.ENGINES, ids=lambda engine: engine.name)
+def engine(request, hosts, playbook, home_engine):
+    """Run a module's tests with each engine, and leave the lab with its own. No change may fail a request."""
+    if lab.running_engine(hosts) != request.param:
+        lab.change_engine(hosts, playbook, request.param)
+    yield request.param
+    if request.param != home_engine:
+        lab.change_engine(hosts, playbook, home_engine)
+
+
+@pytest.fixture(scope="session")
 def playbook():
     """Return a function that runs ansible-playbook on the lab and returns its result."""
 

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -38,6 +39,31 @@ SERVICES: dict[str, dict] = {
 }
 BALANCERS = GROUPS["loadbalancer"]
 NODES = GROUPS["app"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a load balancer runs, and where it is looked at."""
+
+    name: str
+
+    @property
+    def unit(self) -> str:
+        """The unit that a load balancer runs it as."""
+        return f"{self.name}@lb"
+
+    @property
+    def configuration(self) -> str:
+        """The file that it is configured by."""
+        return {"haproxy": "/etc/haproxy/lb.cfg", "nginx": "/etc/nginx/lb.conf"}[self.name]
+
+    @property
+    def input(self) -> str:
+        """What the inputs of its role begin with."""
+        return f"{self.name}_lb"
+
+
+ENGINES = [Engine("haproxy"), Engine("nginx")]
 
 
 def network_is_up() -> bool:
@@ -280,3 +306,24 @@ class Load:
         return (
             f"{self.good} good, {self.reopened} reopened, {len(self.failed)} failed {shown}, worst {self.worst:.2f} s"
         )
+
+
+def running_engine(hosts: dict[str, Host]) -> Engine:
+    """Return the engine that all load balancers run; ValueError where they disagree or run both."""
+    [running] = {
+        tuple(engine for engine in ENGINES if hosts[balancer].show(engine.unit, "ActiveState") == "active")
+        for balancer in BALANCERS
+    }
+    [engine] = running
+    return engine
+
+
+def change_engine(hosts: dict[str, Host], playbook: Callable[..., subprocess.CompletedProcess], engine: Engine) -> None:
+    """Have site.yml bring up an engine on the load balancers, with clients on each, of whom none may notice."""
+    with ExitStack() as stack:
+        loads = [stack.enter_context(Load(balancer, "/users?limit=1", clients=3)) for balancer in BALANCERS]
+        done = playbook("site.yml", "--limit=loadbalancer", f"--extra-vars=loadbalancer_engine={engine.name}")
+    assert done.returncode == 0, done.stdout
+    assert all(load.good > 50 for load in loads), loads
+    assert not any(load.failed for load in loads), loads
+    assert running_engine(hosts) == engine

@@ -15,6 +15,8 @@ import pytest
 
 import lab
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 # What a proxy may add or change: hop-by-hop fields, the time, and what Terrace says it adds.
 NOT_COMPARED = {"date", "connection", "keep-alive", "transfer-encoding", "content-length", "vary", "x-request-id"}
 

@@ -51,7 +51,13 @@ def ha() -> Landscape:
     return Landscape(DATA / "inventory/ha")
 
 
-@pytest.fixture(scope="session", params=["lab", "single", "ha"])
+@pytest.fixture(scope="session")
+def nginx() -> Landscape:
+    """The same with nginx as the engine of its load balancers."""
+    return Landscape(DATA / "inventory/ha", loadbalancer_engine="nginx")
+
+
+@pytest.fixture(scope="session", params=["lab", "single", "ha", "nginx"])
 def landscape(request) -> Landscape:
-    """Each of the three, one after the other."""
+    """Each of the four, one after the other."""
     return request.getfixturevalue(request.param)

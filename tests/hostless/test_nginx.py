@@ -1,0 +1,276 @@
+"""nginx as the engine: what its configuration makes of routes, ways and limits, and how one engine takes over."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+from landscape import ROOT, File, Landscape, load
+from test_systemd_unit import Systemd
+
+retired = load("plugins/modules/systemd_retired.py", "systemd_retired")
+services = load("plugins/filter/services.py", "filter_services_for_nginx")
+
+
+@pytest.fixture(scope="module")
+def lab_nginx(tmp_path_factory) -> Landscape:
+    """The lab, with nginx as the engine."""
+    return Landscape(ROOT / "inventory/lab", loadbalancer_engine="nginx", lab_state=str(tmp_path_factory.mktemp("lab")))
+
+
+def configuration(landscape: Landscape) -> File:
+    return next(file for file in landscape.files if file.path == "/etc/nginx/lb.conf")
+
+
+def block(file: File, start: str) -> list[str]:
+    """Return the lines of a block, from what its first line begins with to its closing brace."""
+    found = re.search(rf"(?m)^( *){re.escape(start)}.*{{\n((?:.*\n)*?)\1}}$", file.text)
+    assert found, start
+    return [line.strip() for line in found[2].splitlines() if line.strip()]
+
+
+def first(rules: list[str], value: str) -> str:
+    """Return what a map makes of a value: its first expression that fits, as nginx does it."""
+    default = ""
+    for rule in rules:
+        if rule.startswith("#"):
+            continue
+        key, result = re.fullmatch(r'("[^"]*"|\S+) ("[^"]*"|\S+);', rule).groups()
+        key, result = key.strip('"'), result.strip('"')
+        if key == "default":
+            default = result
+        elif key.startswith("~") and (match := re.search(key[1:], value)):
+            return re.sub(r"\$(\d)", lambda group: match[int(group[1])] or "", result)
+        elif key == value:
+            return result
+    return default
+
+
+@pytest.mark.parametrize(
+    ("asked", "route"),
+    [
+        ("api.example.com/shop/", "shop /shop"),
+        ("api.example.com/shop/x/", "shop /shop"),
+        ("api.example.com/shopping/", ""),
+        ("shop.example.com/anything/", "shop"),
+        ("shopxexample.com/anything/", ""),
+        ("other.example/shop/1/", "shop"),
+        ("other.example/", ""),
+    ],
+)
+def test_the_longest_route_wins(nginx, asked, route):
+    rules = [rule for rule in block(configuration(nginx), "map $host$path/ $route") if "[^/]*/ " not in rule]
+    rules = [rule for rule in rules if not rule.startswith('"~^[^/]*/"')]
+    assert first(rules, asked) == route
+
+
+def test_routes_need_no_more_than_they_say():
+    given = [{"name": "a", "routes": [{"path": "/x/"}, {"host": "H.example"}]}]
+    assert services.services_routes(given) == [
+        {"service": "a", "host": "h.example", "path": "", "strip": False},
+        {"service": "a", "host": "", "path": "/x", "strip": False},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "target"),
+    [
+        ("/shop /shop/x?q=/shop", "/x?q=/shop"),
+        ("/shop /shop", "/"),
+        ("/shop /shop?q", "/?q"),
+        ("/shop /shop/shop/x", "/shop/x"),
+        (" /a%20b//c?x=%2F", "/a%20b//c?x=%2F"),
+    ],
+)
+def test_a_prefix_is_taken_off_once(nginx, asked, target):
+    assert first(block(configuration(nginx), 'map "$prefix $request_uri" $target'), asked) == target
+
+
+@pytest.mark.parametrize(
+    ("asked", "way"),
+    [
+        # method, transfer-encoding:content-length, what Connection becomes, whether there is an Idempotency-Key
+        ("GET :  ", "repeat"),
+        ("HEAD :  ", "repeat"),
+        ("OPTIONS :0  ", "repeat"),
+        ("GET : upgrade ", "upgrade"),
+        ("GET chunked:  ", "once"),
+        ("GET :16000  ", "once"),
+        ("POST :15999  keyed", "repeat"),
+        ("POST :16000  keyed", "post"),
+        ("POST chunked:  keyed", "post"),
+        ("POST :5  ", "post"),
+        ("PATCH :5  ", "post"),
+        ("PUT :5  ", "once"),
+        ("DELETE :  ", "once"),
+        ("DELETE :  keyed", "repeat"),
+        ("PROPFIND :  ", "once"),
+    ],
+)
+def test_what_was_sent_is_repeated_only_if_safe_or_with_a_key(nginx, asked, way):
+    file = configuration(nginx)
+    rules = block(file, 'map "$request_method $http_transfer_encoding:')
+    assert first(rules, asked) == way
+    said = block(file, f"location = shop:{way}")
+    repeats = [line for line in said if line.startswith("proxy_next_upstream")]
+    assert repeats == {
+        "repeat": ["proxy_next_upstream error timeout non_idempotent;"],
+        "post": ["proxy_next_upstream error timeout;"],
+    }.get(way, [])
+    # Kept in memory only where it may be repeated.
+    assert ("proxy_request_buffering on;" in said) == (way == "repeat")
+
+
+@pytest.mark.parametrize(
+    ("times", "unreached"),
+    [("-", True), ("-, -", True), ("- : -", True), ("0.001", False), ("0.001, -", False), ("-, 0.000", False)],
+)
+def test_a_request_that_reached_no_node_is_told_so(nginx, times, unreached):
+    assert bool(first(block(configuration(nginx), "map $upstream_connect_time $unreached"), times)) == unreached
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"), [("0.000", "0"), ("0.031", "31"), ("0.250", "250"), ("10.123", "10123"), ("-", "-1"),
+                                  ("0.900, 0.004", "4")],
+)  # fmt: skip
+def test_the_log_counts_in_milliseconds(nginx, seconds, milliseconds):
+    rules = block(configuration(nginx), "map $upstream_connect_time $log_connect")
+    assert first(rules, seconds).lstrip("0") in (milliseconds, milliseconds.lstrip("0"))
+
+
+def test_plain_http_is_redirected_or_answered(lab_nginx, nginx):
+    redirect = "return 308 https://$host$request_uri;"
+    assert redirect in configuration(lab_nginx).text
+    assert redirect not in configuration(nginx).text
+    assert configuration(nginx).text.count("location = shop:once {") == 2
+    assert configuration(lab_nginx).text.count("location = orders:once {") == 1
+
+
+def test_the_query_is_not_logged(nginx):
+    [log] = re.findall(r"(?s)log_format json .*?;\n", configuration(nginx).text)
+    assert not re.search(r"\$(request|request_uri|args|query_string|http_referer)\b", log)
+    assert "\nerror_log stderr crit;\n" in configuration(nginx).text
+
+
+def test_both_engines_hold_their_ports_as_one_user(ha, nginx):
+    def user(landscape: Landscape, path: str) -> str:
+        [text] = {file.text for file in landscape.files if file.path == path}
+        return re.search(r"(?m)^User=(.+)$", text)[1]
+
+    assert user(ha, "/etc/systemd/system/haproxy@lb.service") == "loadbalancer"
+    assert user(nginx, "/etc/systemd/system/nginx@.service") == "loadbalancer"
+    assert user(ha, "/etc/systemd/system/haproxy@node.service") == "haproxy"
+    listens = re.findall(r"(?m)^ +listen .*$", configuration(nginx).text)
+    assert len(listens) == 2
+    assert all(" reuseport " in line for line in listens)
+
+
+def test_only_the_chosen_engine_is_written_and_the_other_retired(ha, nginx):
+    def engines(landscape: Landscape) -> tuple[set[str], set[str]]:
+        steps = [step for step in landscape.steps("lb1") if step.role in ("haproxy", "nginx")]
+        runs = [step for step in steps if step.task.action == "systemd_current" and [*step.items()]]
+        return {step.role for step in runs}, {step.role for step in steps if step.task.action == "systemd_retired"}
+
+    assert engines(ha) == ({"haproxy"}, {"nginx"})
+    assert engines(nginx) == ({"nginx"}, {"haproxy"})
+
+
+@pytest.mark.parametrize(("role", "landscape"), [("haproxy", "ha"), ("nginx", "nginx")])
+def test_a_balancer_takes_few_tasks(request, role, landscape):
+    """Those that are asked of a host whose packages are there: directories, user, files, daemon."""
+    local = {"assert", "validate_argument_spec", "include_role", "meta", "apt"}
+    steps = [s for s in request.getfixturevalue(landscape).steps("lb1") if s.role == role]
+    names = [s.task.name for s in steps if s.task.action.removeprefix("ansible.builtin.") not in local and [*s.items()]]
+    assert len(names) <= 4, names
+
+
+# Taking an engine out of use
+
+
+class Ending(Systemd):
+    """A unit whose main process ends some time after the signal, or never."""
+
+    def __init__(self, after: int, **properties: str) -> None:
+        super().__init__(**properties)
+        self.after = after
+
+    def run_command(self, words: list[str]) -> tuple[int, str, str]:
+        if words[1] == "show" and "kill" in self.done:
+            self.after -= 1
+            if self.after <= 0:
+                self.properties["ActiveState"] = "inactive"
+        return super().run_command(words)
+
+
+def retire(monkeypatch, tmp_path, systemd: Systemd, check: bool = False) -> dict:
+    """Run the module on a unit and return its result."""
+    made = {}
+
+    class Module(retired.AnsibleModule):
+        def run_command(self, words, **_):
+            return systemd.run_command(words)
+
+        def exit_json(self, **result):
+            made.update(result)
+
+    monkeypatch.setattr(retired, "AnsibleModule", Module)
+    monkeypatch.setattr(retired, "Unit", lambda module, name: unit(module, name, tmp_path))
+    monkeypatch.setattr(retired, "PAUSE", 0.01)
+    arguments = {"name": "nginx@lb", "signal": "SIGQUIT", "timeout": 1, "_ansible_check_mode": check}
+    with patch_module_args(arguments):
+        retired.main()
+    return made
+
+
+unit = retired.Unit
+
+
+def test_a_running_engine_finishes_and_ends(monkeypatch, tmp_path):
+    systemd = Ending(after=3)
+    result = retire(monkeypatch, tmp_path, systemd)
+    assert (result["changed"], result["actions"]) == (True, ["disable", "drain", "stop"])
+    assert systemd.done == ["disable", "kill", "stop"]
+    assert ["systemctl", "kill", "--kill-whom=main", "--signal=SIGQUIT", "nginx@lb.service"] in systemd.calls
+
+
+def test_one_that_does_not_end_is_stopped(monkeypatch, tmp_path):
+    systemd = Ending(after=10**9)
+    assert retire(monkeypatch, tmp_path, systemd)["changed"]
+    assert systemd.done[-1] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("properties", "actions"),
+    [
+        ({"ActiveState": "inactive", "UnitFileState": ""}, []),
+        ({"ActiveState": "inactive", "UnitFileState": "disabled"}, []),
+        ({"ActiveState": "inactive", "UnitFileState": "enabled"}, ["disable"]),
+        ({"ActiveState": "active", "UnitFileState": "disabled"}, ["drain", "stop"]),
+        ({"ActiveState": "activating", "UnitFileState": "disabled"}, ["stop"]),
+        ({"ActiveState": "failed", "UnitFileState": "enabled"}, ["disable"]),
+    ],
+)
+def test_what_a_run_that_was_cut_off_left_is_mended(monkeypatch, tmp_path, properties, actions):
+    result = retire(monkeypatch, tmp_path, Ending(after=1, **properties))
+    assert (result["changed"], result["actions"]) == (bool(actions), actions)
+
+
+def test_check_mode_tells_and_does_nothing(monkeypatch, tmp_path):
+    systemd = Ending(after=1)
+    assert retire(monkeypatch, tmp_path, systemd, check=True)["actions"] == ["disable", "drain", "stop"]
+    assert systemd.done == []
+
+
+def test_an_engine_that_is_ending_is_restarted_by_who_needs_it(tmp_path):
+    """A run that was cut off while it drained, and then the other engine is chosen again."""
+    file = tmp_path / "lb.conf"
+    file.write_text("x")
+    draining = unit(Systemd(), "nginx@lb", tmp_path / "units")
+    draining.record([str(file)])
+    assert draining.changed_since_load([str(file)]) == []
+    draining.forsake()
+    assert draining.changed_since_load([str(file)]) == [str(file)]
+    draining.record([str(file)])
+    assert draining.changed_since_load([str(file)]) == []
