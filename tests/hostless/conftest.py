@@ -51,7 +51,19 @@ def ha() -> Landscape:
     return Landscape(DATA / "inventory/ha")
 
 
-@pytest.fixture(scope="session", params=["lab", "single", "ha"])
+@pytest.fixture(scope="session")
+def production() -> Landscape:
+    """The example of full size."""
+    return Landscape(ROOT / "inventory/production")
+
+
+@pytest.fixture(scope="session")
+def staging() -> Landscape:
+    """The example of two machines."""
+    return Landscape(ROOT / "inventory/staging")
+
+
+@pytest.fixture(scope="session", params=["lab", "single", "ha", "production", "staging"])
 def landscape(request) -> Landscape:
-    """Each of the three, one after the other."""
+    """Each of them, one after the other."""
     return request.getfixturevalue(request.param)

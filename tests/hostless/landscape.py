@@ -201,7 +201,7 @@ class Landscape:
         pattern = Templar(loader=self.loader, variables=self.manager.extra_vars).template(play.hosts)
         return [host.name for host in self.inventory.get_hosts(pattern=pattern)]
 
-    @functools.cache  # noqa: B019 (a session has three of these, and keeps them)
+    @functools.cache  # noqa: B019 (a session has a few of these, and keeps them)
     def steps(self, host: str) -> list[Step]:
         """Return every task of the playbook on a host, those of included roles and files too."""
         return list(self._steps(host))
