@@ -6,7 +6,10 @@ MAKEFLAGS += --no-print-directory
 ENV ?= inventory/lab
 LAB := $(filter inventory/lab,$(ENV))
 BIN := $(CURDIR)/.venv/bin
-ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV)
+# Where the environment says by a link where its vault's password is, that is used.
+VAULT := $(patsubst %,--vault-password-file=%,$(wildcard $(ENV)/.vault-password))
+ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) $(VAULT)
+HERE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=localhost,
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help
@@ -43,6 +46,18 @@ site: setup ## Run site.yml on an environment (ENV=)
 .PHONY: check
 check: setup ## Validate an environment without touching a host (ENV=)
 	@$(ANSIBLE) playbooks/validate.yml
+
+.PHONY: environment
+environment: setup ## Make a new environment with fresh, encrypted secrets (NAME=, DIR=, VAULT_PASSWORD=)
+	@$(if $(NAME),,echo "terrace: say which: make environment NAME=qa" >&2; exit 1)
+	@$(HERE) playbooks/environment.yml --extra-vars='{"environment_name": "$(NAME)", "environment_directory": "$(or $(DIR),$(CURDIR))"}'
+
+.PHONY: secrets
+secrets: setup ## Open an environment's secrets in $$EDITOR; make them first where there are none (ENV=)
+	@test -e $(ENV)/group_vars/all/vault.yml || $(HERE) playbooks/secrets.yml \
+	    --extra-vars='{"secrets_inventory": "$(ENV)", "secrets_name": "$(notdir $(abspath $(ENV)/../..))-$(notdir $(abspath $(ENV)))"}'
+	@vault=$(ENV)/.vault-password; ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-vault edit $$(test ! -e $$vault || \
+	    echo --vault-password-file=$$vault) $(ENV)/group_vars/all/vault.yml
 
 .PHONY: status
 status: setup ## Show each host, what runs there, and the addresses to try (ENV=)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultSecret
 from ansible.playbook import Playbook
 from ansible.playbook.block import Block
 from ansible.playbook.play import Play
@@ -155,13 +156,15 @@ class Landscape:
     Parameters:
         inventory: a folder such as inventory/lab.
         playbook: relative to the project.
+        vault: the password of the inventory's encrypted files.
         extra: variables that win over all others. One that is None is left to the inventory.
     """
 
-    def __init__(self, inventory: Path, playbook: str = "site.yml", **extra: Any) -> None:
+    def __init__(self, inventory: Path, playbook: str = "site.yml", vault: str = "", **extra: Any) -> None:
         self.playbook = ROOT / playbook
         self.loader = DataLoader()
         self.loader.set_basedir(str(ROOT / "playbooks"))
+        self.loader.set_vault_secrets([("default", VaultSecret(vault.encode()))] if vault else [])
         self.inventory = InventoryManager(loader=self.loader, sources=[str(inventory)])
         self.manager = VariableManager(loader=self.loader, inventory=self.inventory)
         extra = {"vault_key": VAULT_KEY, "vault_services": VAULT_SERVICES} | extra
