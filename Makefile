@@ -32,7 +32,7 @@ up: setup-lab ## Create the lab, bring the whole stack up in it, and show what r
 .PHONY: down
 down: ## Remove the lab's hosts, their data and their network
 	@molecule/lab/destroy
-	@rm -rf .terrace/lab
+	@rm -rf .terrace/lab .terrace/single
 	@echo "The lab is gone. Its images and package cache stay for the next one; 'make clean' removes them."
 
 .PHONY: clean
