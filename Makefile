@@ -4,6 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 ENV ?= inventory/lab
+$(if $(wildcard $(ENV)),,$(error terrace: there is no environment $(ENV); ENV is a folder such as inventory/production))
 LAB := $(filter inventory/lab,$(ENV))
 BIN := $(CURDIR)/.venv/bin
 # Where the environment says by a link where its vault's password is, that is used.

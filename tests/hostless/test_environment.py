@@ -19,15 +19,8 @@ from landscape import ROOT, Landscape
 from test_inventories import problems
 
 PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
-SERVICE = """\
-source: {path: code}
-app: shop.main:app
-interface: asgi
-port: 8010
-routes: [{host: shop.example.com}]
-database: {migrate: "alembic upgrade head"}
-cache: true
-"""
+# The blocks of docs/your-own-service.md; the first is a whole service.
+BLOCKS = re.findall(r"(?ms)^```yaml\n(.*?)^```", (ROOT / "docs/your-own-service.md").read_text())
 
 
 def ansible(*words: str | Path, home: Path, **variables: str) -> subprocess.CompletedProcess:
@@ -102,7 +95,7 @@ def filled(made, tmp_path) -> Path:
     hosts = path / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("ansible_host:\n", "ansible_host: 198.51.100.7\n", 1))
     (path / "group_vars/all/services.yml").write_text("services: {shop: {workers: 2}}\n")
-    (root / "services/shop.yml").write_text(SERVICE)
+    (root / "services/shop.yml").write_text(BLOCKS[0])
     return path
 
 
@@ -148,10 +141,9 @@ def test_one_that_is_there_is_refused(made):
     assert {path: path.read_bytes() for path in made.path.rglob("*.yml")} == before
 
 
-@pytest.mark.parametrize("name", ["../up", "QA"])
-def test_a_name_that_is_none_is_refused(tmp_path, name):
-    refused = message(make(tmp_path, name, tmp_path))
-    assert f"NAME is '{name}'; use a-z, 0-9 and -, and begin with a letter" in refused.replace("''", "'")
+def test_a_name_that_is_none_is_refused(tmp_path):
+    refused = message(make(tmp_path, "../up", tmp_path))
+    assert "NAME is '../up'; use a-z, 0-9 and -, and begin with a letter" in refused.replace("''", "'")
     assert not (tmp_path / "inventory").exists()
 
 
@@ -200,6 +192,22 @@ def test_filled_in_it_is_a_whole_landscape(made, filled):
     assert found.value("server1", "pki_authority_name") == "Terrace qa"
 
 
+def test_every_key_that_the_page_shows_is_right(made, filled):
+    """All of its blocks put together are one service, and the override of an environment."""
+    shown = [yaml.safe_load(block) for block in BLOCKS]
+    [override] = [block["services"] for block in shown if "services" in block]
+    whole = {key: value for block in shown if "services" not in block for key, value in block.items()}
+    assert set(whole) >= {"source", "health", "database", "cache", "environment", "needs", "processes", "schedule"}
+    services = filled.parents[1] / "services"
+    (services / "shop.yml").write_text(yaml.safe_dump(whole))
+    (services / "users.yml").write_text(yaml.safe_dump(shown[0] | {"port": 8011, "routes": [{"path": "/users"}]}))
+    given = {"vault_services": {"shop": dict.fromkeys(whole["secrets"], "x")}}
+    found = Landscape(filled, vault=made.password, vault_key=None, services=override | {"users": {}}, **given)
+    assert problems(found) == []
+    shop = found.value("server1", "topology_services")[0]
+    assert (shop["workers"], shop["environment"]) == (8, {"LOG_LEVEL": "warning", "FEATURE_X": True})
+
+
 def test_without_services_it_renders_too(made, tmp_path):
     """As it is before the first service: every daemon's configuration is still one."""
     path = tmp_path / "ops/inventory/qa"
@@ -211,9 +219,9 @@ def test_without_services_it_renders_too(made, tmp_path):
     assert len(empty.files) > 20
 
 
-@pytest.mark.parametrize("place", ["absolute", "relative", "file"])
+@pytest.mark.parametrize("place", ["absolute", "relative"])
 def test_ansible_itself_takes_it_from_outside(made, filled, place):
-    inventory = {"absolute": filled, "relative": os.path.relpath(filled, ROOT), "file": filled / "hosts.yml"}[place]
+    inventory = {"absolute": filled, "relative": os.path.relpath(filled, ROOT)}[place]
     password = f"--vault-password-file={filled / '.vault-password'}"
     done = ansible(f"--inventory={inventory}", password, "playbooks/validate.yml", home=made.home)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -246,6 +254,15 @@ def test_make_says_what_is_missing():
     )
     assert refused.returncode != 0
     assert "terrace: say which: make environment NAME=qa" in refused.stderr
+
+
+def test_make_refuses_an_environment_that_is_not_there():
+    """Ansible alone would warn, do nothing, and call that a success."""
+    refused = subprocess.run(
+        ["make", "--dry-run", "site", "ENV=inventory/prodution"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "terrace: there is no environment inventory/prodution; ENV is a folder such as" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["production", "staging"])
