@@ -4,9 +4,13 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 ENV ?= inventory/lab
+$(if $(wildcard $(ENV)),,$(error terrace: there is no environment $(ENV); ENV is a folder such as inventory/production))
 LAB := $(filter inventory/lab,$(ENV))
 BIN := $(CURDIR)/.venv/bin
-ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV)
+# Where the environment says by a link where its vault's password is, that is used.
+VAULT := $(patsubst %,--vault-password-file=%,$(wildcard $(ENV)/.vault-password))
+ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) $(VAULT)
+HERE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=localhost,
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help
@@ -29,7 +33,7 @@ up: setup-lab ## Create the lab, bring the whole stack up in it, and show what r
 .PHONY: down
 down: ## Remove the lab's hosts, their data and their network
 	@molecule/lab/destroy
-	@rm -rf .terrace/lab
+	@rm -rf .terrace/lab .terrace/single
 	@echo "The lab is gone. Its images and package cache stay for the next one; 'make clean' removes them."
 
 .PHONY: clean
@@ -47,6 +51,18 @@ check: setup ## Validate an environment without touching a host (ENV=)
 .PHONY: preflight
 preflight: setup ## Ask an environment's hosts whether they can be what they are to be, and change nothing (ENV=)
 	@$(ANSIBLE) playbooks/preflight.yml
+
+.PHONY: environment
+environment: setup ## Make a new environment with fresh, encrypted secrets (NAME=, DIR=, VAULT_PASSWORD=)
+	@$(if $(NAME),,echo "terrace: say which: make environment NAME=qa" >&2; exit 1)
+	@$(HERE) playbooks/environment.yml --extra-vars='{"environment_name": "$(NAME)", "environment_directory": "$(or $(DIR),$(CURDIR))"}'
+
+.PHONY: secrets
+secrets: setup ## Open an environment's secrets in $$EDITOR; make them first where there are none (ENV=)
+	@test -e $(ENV)/group_vars/all/vault.yml || $(HERE) playbooks/secrets.yml \
+	    --extra-vars='{"secrets_inventory": "$(ENV)", "secrets_name": "$(notdir $(abspath $(ENV)/../..))-$(notdir $(abspath $(ENV)))"}'
+	@vault=$(ENV)/.vault-password; ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-vault edit $$(test ! -e $$vault || \
+	    echo --vault-password-file=$$vault) $(ENV)/group_vars/all/vault.yml
 
 .PHONY: status
 status: setup ## Show each host, what runs there, and the addresses to try (ENV=)

@@ -594,7 +594,9 @@ def topology_problems(groups: Mapping[str, list[str]], hostvars: Mapping) -> lis
         if not any(host in groups.get(tier, []) for tier in TIERS):
             problems.append(f"hosts.yml: the host '{host}' is in none of the groups {', '.join(TIERS)}; put it in one")
         address = _address(host, hostvars[host])
-        if address in seen:
+        if not address:
+            problems.append(f"hosts.yml: the host '{host}' has no address; fill in its ansible_host")
+        elif address in seen:
             problems.append(f"hosts.yml: '{host}' has the address {address} of '{seen[address]}'; each needs its own")
         seen[address] = host
     return problems

@@ -1,46 +1,19 @@
-"""What the fleet's tests stand on: the lab's hosts over SSH, and clients that go through the load balancers.
-
-Nothing here runs unless the lab's network is on this machine, so that no test ever sends traffic elsewhere.
-"""
+"""The fleet's tests: which come first and last, and what they share."""
 
 from __future__ import annotations
-
-import subprocess
 
 import pytest
 
 import lab
+from fixtures import everything_ready, hosts, playbook, pytest_sessionstart, ready_at_start
 
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse to send anything while the lab's network is not there."""
-    if not lab.network_is_up():
-        pytest.exit("The lab's network is not on this machine; run `make up` first.", returncode=3)
+__all__ = ["everything_ready", "hosts", "playbook", "pytest_sessionstart", "ready_at_start"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Load the data first and reboot hosts last; the rest in the order of the files."""
     first, last = "test_data.py", "test_reboot.py"
     items.sort(key=lambda item: (item.path.name == last, item.path.name != first))
-
-
-@pytest.fixture(scope="session")
-def hosts() -> dict[str, lab.Host]:
-    """Return the lab's hosts by name."""
-    return {name: lab.Host(name) for name in lab.ADDRESSES}
-
-
-@pytest.fixture
-def everything_ready(hosts: dict[str, lab.Host]):
-    """Leave the lab as it was found: after the test, every service is ready on every node again."""
-    yield
-    lab.wait_until_ready(timeout=90)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def ready_at_start() -> None:
-    """Begin with every service ready on every node."""
-    lab.wait_until_ready(timeout=90)
 
 
 @pytest.fixture(scope="session")
@@ -57,20 +30,3 @@ def engine(request, hosts, playbook, home_engine):
     yield request.param
     if request.param != home_engine:
         lab.change_engine(hosts, playbook, home_engine)
-
-
-@pytest.fixture(scope="session")
-def playbook():
-    """Return a function that runs ansible-playbook on the lab and returns its result."""
-
-    def run(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [lab.ROOT / ".venv/bin/ansible-playbook", "--inventory=inventory/lab", *words],
-            cwd=lab.ROOT,
-            env=lab.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run

@@ -1,4 +1,7 @@
-"""The lab as tests see it: its hosts, its ports, and clients for what it serves."""
+"""The lab as tests see it: its hosts, its ports, and clients for what it serves.
+
+LAB_INVENTORY chooses another inventory than inventory/lab; relative, it is a path of the project.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,36 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-STATE = ROOT / ".terrace/lab"
+INVENTORY = ROOT / os.environ.get("LAB_INVENTORY", "inventory/lab")
+STATE = INVENTORY.parents[1] / ".terrace" / INVENTORY.name
 AUTHORITY = STATE / "pki/ca.crt"
 GATEWAY = "10.77.0.1"
 
 _TOPOLOGY = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text())
-_CHILDREN = yaml.safe_load((ROOT / "inventory/lab/hosts.yml").read_text())["all"]["children"]
 PORTS: dict[str, int] = _TOPOLOGY["topology_ports"]
-GROUPS: dict[str, list[str]] = {name: list(group.get("hosts", {})) for name, group in _CHILDREN.items()}
-ADDRESSES: dict[str, str] = {
-    name: values["ansible_host"]
-    for group in _CHILDREN.values()
-    for name, values in group.get("hosts", {}).items()
-    if values
-}
+GROUPS: dict[str, list[str]] = {}
+ADDRESSES: dict[str, str] = {}
+BALANCERS: list[str] = []
+NODES: list[str] = []
 # What the environment says of its services, and what they are with that.
-OWN: dict[str, dict] = yaml.safe_load((ROOT / "inventory/lab/group_vars/all/services.yml").read_text())["services"]
+OWN: dict[str, dict] = yaml.safe_load((INVENTORY / "group_vars/all/services.yml").read_text())["services"]
 SERVICES: dict[str, dict] = {
-    name: yaml.safe_load((ROOT / f"services/{name}.yml").read_text()) | (own or {}) for name, own in OWN.items()
+    name: yaml.safe_load((INVENTORY.parents[1] / f"services/{name}.yml").read_text()) | (own or {})
+    for name, own in OWN.items()
 }
-BALANCERS = GROUPS["loadbalancer"]
-NODES = GROUPS["app"]
+
+
+def read_hosts() -> None:
+    """Read the inventory's hosts and groups; once more, after it was edited."""
+    children = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["all"]["children"]
+    GROUPS.update({name: list(group.get("hosts", {})) for name, group in children.items()})
+    for group in children.values():
+        ADDRESSES.update({name: its["ansible_host"] for name, its in group.get("hosts", {}).items() if its})
+    BALANCERS[:] = GROUPS["loadbalancer"]
+    NODES[:] = GROUPS["app"]
+
+
+read_hosts()
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,29 @@ class Host:
         """Return mode, owner and group of a file."""
         mode, owner, group = self.run(f"stat --format='%a %U %G' {shlex.quote(path)}").split()
         return mode, owner, group
+
+
+def expected_listeners(name: str) -> set[str]:
+    """Return what listens on a host by the table of ports, as address:port."""
+    address = ADDRESSES[name]
+    of = [group for group, members in GROUPS.items() if name in members]
+    on_address = {
+        "loadbalancer": ["http", "https"],
+        "app": ["node_health"],
+        "cache": ["redis_cache", "redis_queue"],
+        "sentinel": ["sentinel"],
+        "database": ["postgresql", "patroni"],
+        "etcd": ["etcd_client", "etcd_peer"],
+    }
+    wanted = {f"0.0.0.0:{PORTS['ssh']}", f"[::]:{PORTS['ssh']}"}
+    wanted |= {f"{address}:{PORTS[port]}" for group in of for port in on_address.get(group, [])}
+    if "app" in of:
+        wanted |= {f"{address}:{service['port']}" for service in SERVICES.values()}
+        local = ["pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"]
+        wanted |= {f"127.0.0.1:{PORTS[port]}" for port in local}
+        needed = {need for service in SERVICES.values() for need in service.get("needs", [])}
+        wanted |= {f"127.0.0.1:{SERVICES[need]['port']}" for need in needed}
+    return wanted
 
 
 def wait(condition: Callable[[], object], timeout: float, what: str, pause: float = 0.3) -> float:
@@ -237,16 +272,16 @@ class Load:
         clients: how many.
         headers: further headers.
         method, body: the request, GET without a body by default.
+        longest: seconds after which they end by themselves.
     """
-
-    LONGEST = 300.0
 
     def __init__(
         self, host: str, path: str, port: int | None = None, clients: int = 6, headers: dict | None = None,
-        method: str = "GET", body: Callable[[], dict] | None = None,
+        method: str = "GET", body: Callable[[], dict] | None = None, longest: float = 300,
     ) -> None:  # fmt: skip
         self.host, self.path, self.port, self.clients = host, path, port, clients
         self.headers, self.method, self.body = headers or {}, method, body
+        self.longest = longest
         self.good = 0
         self.reopened = 0
         self.failed: list[str] = []
@@ -256,7 +291,7 @@ class Load:
         self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
 
     def __enter__(self) -> Load:
-        self._end = time.monotonic() + self.LONGEST
+        self._end = time.monotonic() + self.longest
         for thread in self._threads:
             thread.start()
         wait(lambda: self.good >= self.clients or self.failed, 30, "the load has begun")

@@ -13,33 +13,10 @@ import lab
 ALL = sorted(lab.ADDRESSES)
 
 
-def expected_listeners(name: str) -> set[str]:
-    """Return what listens on a host by the table of ports, as address:port."""
-    address, ports = lab.ADDRESSES[name], lab.PORTS
-    of = [group for group, members in lab.GROUPS.items() if name in members]
-    on_address = {
-        "loadbalancer": ["http", "https"],
-        "app": ["node_health"],
-        "cache": ["redis_cache", "redis_queue"],
-        "sentinel": ["sentinel"],
-        "database": ["postgresql", "patroni"],
-        "etcd": ["etcd_client", "etcd_peer"],
-    }
-    wanted = {f"0.0.0.0:{ports['ssh']}", f"[::]:{ports['ssh']}"}
-    wanted |= {f"{address}:{ports[port]}" for group in of for port in on_address.get(group, [])}
-    if "app" in of:
-        wanted |= {f"{address}:{service['port']}" for service in lab.SERVICES.values()}
-        local = ["pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"]
-        wanted |= {f"127.0.0.1:{ports[port]}" for port in local}
-        needed = {need for service in lab.SERVICES.values() for need in service.get("needs", [])}
-        wanted |= {f"127.0.0.1:{lab.SERVICES[need]['port']}" for need in needed}
-    return wanted
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_listens_exactly_where_the_table_says(hosts, name):
     shown = hosts[name].run("ss --tcp --listening --numeric --no-header")
-    assert {line.split()[3] for line in shown.splitlines()} == expected_listeners(name)
+    assert {line.split()[3] for line in shown.splitlines()} == lab.expected_listeners(name)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -57,7 +57,18 @@ def nginx() -> Landscape:
     return Landscape(DATA / "inventory/ha", loadbalancer_engine="nginx")
 
 
-@pytest.fixture(scope="session", params=["lab", "single", "ha", "nginx"])
+def production() -> Landscape:
+    """The example of full size."""
+    return Landscape(ROOT / "inventory/production")
+
+
+@pytest.fixture(scope="session")
+def staging() -> Landscape:
+    """The example of two machines."""
+    return Landscape(ROOT / "inventory/staging")
+
+
+@pytest.fixture(scope="session", params=["lab", "single", "ha", "nginx", "production", "staging"])
 def landscape(request) -> Landscape:
-    """Each of the four, one after the other."""
+    """Each of them, one after the other."""
     return request.getfixturevalue(request.param)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultSecret
 from ansible.playbook import Playbook
 from ansible.playbook.block import Block
 from ansible.playbook.play import Play
@@ -158,13 +159,15 @@ class Landscape:
     Parameters:
         inventory: a folder such as inventory/lab.
         playbook: relative to the project.
+        vault: the password of the inventory's encrypted files.
         extra: variables that win over all others. One that is None is left to the inventory.
     """
 
-    def __init__(self, inventory: Path, playbook: str = "site.yml", **extra: Any) -> None:
+    def __init__(self, inventory: Path, playbook: str = "site.yml", vault: str = "", **extra: Any) -> None:
         self.playbook = ROOT / playbook
         self.loader = DataLoader()
         self.loader.set_basedir(str(ROOT / "playbooks"))
+        self.loader.set_vault_secrets([("default", VaultSecret(vault.encode()))] if vault else [])
         self.inventory = InventoryManager(loader=self.loader, sources=[str(inventory)])
         self.manager = VariableManager(loader=self.loader, inventory=self.inventory)
         extra = {"vault_key": VAULT_KEY, "vault_services": VAULT_SERVICES} | extra
@@ -204,7 +207,7 @@ class Landscape:
         pattern = Templar(loader=self.loader, variables=self.manager.extra_vars).template(play.hosts)
         return [host.name for host in self.inventory.get_hosts(pattern=pattern)]
 
-    @functools.cache  # noqa: B019 (a session has three of these, and keeps them)
+    @functools.cache  # noqa: B019 (a session has a few of these, and keeps them)
     def steps(self, host: str) -> list[Step]:
         """Return every task of the playbook on a host, those of included roles and files too."""
         return list(self._steps(host))

@@ -1,9 +1,14 @@
-"""The lab's inventory, and what topology and validation make of it and of others."""
+"""The inventories that come with Terrace, and what topology and validation make of them and of others."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import stat
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +62,17 @@ def test_all_hosts_see_the_same(landscape):
 def test_private_addresses_come_first(ha):
     assert ha.value("db3", "topology_address") == "192.0.2.43"
     assert ha.value("db3", "topology_members.database[0]") == {"name": "db1", "address": "192.0.2.41"}
+
+
+def test_production_is_of_full_size_and_staging_small(production, staging):
+    def sizes(landscape: Landscape) -> dict[str, int]:
+        return {tier: len(members) for tier, members in landscape.value(landscape.hosts[0], "topology_members").items()}
+
+    three = dict.fromkeys(("app", "cache", "sentinel", "database", "etcd"), 3)
+    assert sizes(production) == {"loadbalancer": 2} | three
+    assert production.value("lb2", "[ansible_host, topology_address]") == ["lb2.example.com", "192.0.2.12"]
+    assert len(staging.hosts) == 2
+    assert set(sizes(staging).values()) == {1}
 
 
 def test_nothing_is_refused(landscape):
@@ -140,6 +156,48 @@ def test_lab_state_is_ignored_by_git(lab):
     fresh = Landscape(ROOT / "inventory/lab")
     assert Path(fresh.value("lb1", "lab_state")) == ROOT / ".terrace/lab"
     assert ".terrace/" in ignored
+
+
+SCENARIO = ROOT / "molecule/single/environment"
+
+
+@pytest.fixture
+def scenario(tmp_path) -> Path:
+    """The inventory of the scenario `single`, where it may be edited, as its create.yml puts it."""
+    shutil.copytree(SCENARIO, tmp_path, dirs_exist_ok=True)
+    for name in ("services", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path / "inventory/single"
+
+
+def test_the_scenario_single_is_one_machine_and_room_for_a_second(scenario):
+    """One in every group; the second app node, which its test adds by the same words, fits into the budget."""
+    alone = Landscape(scenario)
+    assert alone.hosts == ["solo1"]
+    assert problems(alone) == []
+    assert Path(alone.value("solo1", "lab_state")) == scenario.parents[1] / ".terrace/single"
+    hosts = scenario / "hosts.yml"
+    nodes = "    app:\n      hosts:\n        solo1:\n"
+    assert hosts.read_text().count(nodes) == 1
+    hosts.write_text(hosts.read_text().replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.62}\n"))
+    grown = Landscape(scenario)
+    assert problems(grown) == []
+    assert grown.value("solo2", "[group_names, topology_address]") == [["app", "lab"], "10.77.0.62"]
+    assert grown.value("solo1", "haproxy_lb_services | map(attribute='nodes') | map('length')") == [2, 2, 2]
+
+
+def test_the_labs_tools_know_every_environment_of_the_lab(scenario):
+    """What tests on the lab read of an inventory is what Ansible makes of it."""
+    shown = subprocess.run(
+        [sys.executable, "-c", "import json, lab; print(json.dumps([lab.ADDRESSES, lab.NODES, str(lab.STATE)]))"],
+        cwd=ROOT / "tests/fleet",
+        env=os.environ | {"LAB_INVENTORY": str(scenario)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    state = Landscape(scenario).value("solo1", "lab_state")
+    assert json.loads(shown.stdout) == [{"solo1": "10.77.0.61"}, ["solo1"], state]
 
 
 @pytest.fixture

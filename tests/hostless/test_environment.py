@@ -1,0 +1,289 @@
+"""`make environment`, and an environment outside of the clone: made, filled in, validated, rendered."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.parsing.vault import VaultLib, VaultSecret
+
+from landscape import ROOT, Landscape
+from test_inventories import problems
+
+PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
+# The blocks of docs/your-own-service.md; the first is a whole service.
+BLOCKS = re.findall(r"(?ms)^```yaml\n(.*?)^```", (ROOT / "docs/your-own-service.md").read_text())
+
+
+def ansible(*words: str | Path, home: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Run ansible-playbook in the project, for a user whose home is elsewhere."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("XDG_CONFIG_HOME", "VAULT_PASSWORD")}
+    return subprocess.run(
+        [PLAYBOOK, *words],
+        cwd=ROOT,
+        env=inherited | {"HOME": str(home), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "1000"} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def make(root: Path, name: str, home: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Make an environment as the Makefile does."""
+    extra = f'{{"environment_name": "{name}", "environment_directory": "{root}"}}'
+    words = ("--inventory=localhost,", "playbooks/environment.yml", f"--extra-vars={extra}")
+    return ansible(*words, home=home, **variables)
+
+
+def message(done: subprocess.CompletedProcess) -> str:
+    """Return what a failed run says, its lines joined."""
+    assert done.returncode != 0, done.stdout
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def names(folder: Path) -> set[str]:
+    """Return all files below a folder, and links."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def secrets(environment: Path, password: str) -> dict:
+    """Return what the vault of an environment holds."""
+    vault = (environment / "group_vars/all/vault.yml").read_bytes()
+    return yaml.safe_load(VaultLib([("default", VaultSecret(password.encode()))]).decrypt(vault))
+
+
+@dataclass(frozen=True)
+class Made:
+    """An environment that was made: its folder, its user's home, its vault's password, and what was printed."""
+
+    path: Path
+    home: Path
+    password: str
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    """An environment as `make environment NAME=qa DIR=...` leaves it."""
+    home, root = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("outside") / "ops"
+    (root / "inventory/.qa.new/group_vars").mkdir(parents=True)
+    (root / "inventory/.qa.new/group_vars/half.yml").write_text("cut off")
+    done = make(root, "qa", home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    password = (home / ".config/terrace/ops-qa").read_text().strip()
+    return Made(root / "inventory/qa", home, password, done.stdout + done.stderr)
+
+
+@pytest.fixture
+def filled(made, tmp_path) -> Path:
+    """A copy of it as its user would fill it in, with a service of their own beside it."""
+    root = tmp_path / "shop ops"
+    shutil.copytree(made.path.parents[1], root, symlinks=True)
+    path = root / "inventory/qa"
+    hosts = path / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("ansible_host:\n", "ansible_host: 198.51.100.7\n", 1))
+    (path / "group_vars/all/services.yml").write_text("services: {shop: {workers: 2}}\n")
+    (root / "services/shop.yml").write_text(BLOCKS[0])
+    return path
+
+
+def test_all_of_it_is_there_and_nothing_else(made):
+    assert names(made.path.parents[1]) == {
+        ".gitignore",
+        "inventory/qa/.vault-password",
+        "inventory/qa/hosts.yml",
+        "inventory/qa/group_vars/all/main.yml",
+        "inventory/qa/group_vars/all/services.yml",
+        "inventory/qa/group_vars/all/vault.yml",
+        "inventory/qa/group_vars/cache.yml",
+        "inventory/qa/group_vars/database.yml",
+    }
+    assert (made.path.parents[1] / "services").is_dir()
+    assert (made.path.parents[1] / ".gitignore").read_text().split() == [".terrace/", ".vault-password"]
+
+
+def test_its_secrets_are_fresh_encrypted_and_never_printed(made):
+    found = secrets(made.path, made.password)
+    assert re.fullmatch(r"[A-Za-z0-9]{48}", found["vault_key"])
+    assert found["vault_services"] == {}
+    assert (made.path / "group_vars/all/vault.yml").read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
+    for secret in (found["vault_key"], made.password):
+        assert secret not in made.printed
+        everywhere = [path for root in (made.home, made.path.parents[1]) for path in root.rglob("*") if path.is_file()]
+        holders = {path.resolve() for path in everywhere if secret in path.read_text(errors="replace")}
+        assert holders == ({made.home / ".config/terrace/ops-qa"} if secret == made.password else set())
+
+
+def test_its_password_is_kept_closed_and_outside(made):
+    kept = made.home / ".config/terrace/ops-qa"
+    assert (made.path / ".vault-password").readlink() == kept
+    assert (mode(kept), mode(kept.parent)) == (0o600, 0o700)
+    assert mode(made.path / "group_vars/all/vault.yml") == 0o600
+    assert f"The vault's password is in {kept}." in " ".join(made.printed.replace("''", "'").split())
+
+
+def test_one_that_is_there_is_refused(made):
+    before = {path: path.read_bytes() for path in made.path.rglob("*.yml")}
+    refused = message(make(made.path.parents[1], "qa", made.home))
+    assert f"{made.path} is there already; choose another NAME, or move it away" in refused
+    assert {path: path.read_bytes() for path in made.path.rglob("*.yml")} == before
+
+
+def test_a_name_that_is_none_is_refused(tmp_path):
+    refused = message(make(tmp_path, "../up", tmp_path))
+    assert "NAME is '../up'; use a-z, 0-9 and -, and begin with a letter" in refused.replace("''", "'")
+    assert not (tmp_path / "inventory").exists()
+
+
+def test_a_password_that_is_not_there_is_refused(tmp_path):
+    refused = message(make(tmp_path, "qa", tmp_path, VAULT_PASSWORD=str(tmp_path / "none")))
+    assert f"There is no file {tmp_path}/none. VAULT_PASSWORD is a file with the vault's password" in (
+        refused.replace("''", "'")
+    )
+    assert not (tmp_path / "inventory/qa").exists()
+
+
+def test_a_script_gives_the_password_and_one_that_fails_leaves_nothing(tmp_path, made):
+    script = tmp_path / "password"
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o700)
+    failed = message(make(tmp_path, "qa", tmp_path, VAULT_PASSWORD=str(script)))
+    assert f"ansible-vault cannot encrypt with the password from {script}" in failed
+    assert not (tmp_path / "inventory/qa").exists()
+    script.write_text("#!/bin/sh\necho from-a-script\n")
+    done = make(tmp_path, "qa", tmp_path, ANSIBLE_VAULT_PASSWORD_FILE=str(script))
+    assert done.returncode == 0, done.stdout
+    found = secrets(tmp_path / "inventory/qa", "from-a-script")
+    assert found["vault_key"] != secrets(made.path, made.password)["vault_key"]
+    assert (tmp_path / "inventory/qa/.vault-password").readlink() == script
+    assert not (tmp_path / ".config").exists()
+    assert not (tmp_path / "inventory/.qa.new").exists()
+
+
+def test_what_is_to_be_filled_in_is_named(made):
+    fresh = Landscape(made.path, vault=made.password, vault_key=None, vault_services=None)
+    assert problems(fresh) == ["hosts.yml: the host 'server1' has no address; fill in its ansible_host"]
+
+
+def test_filled_in_it_is_a_whole_landscape(made, filled):
+    found = Landscape(filled, vault=made.password, vault_key=None, vault_services=None)
+    assert problems(found) == []
+    assert found.value("server1", "vault_key") == secrets(filled, made.password)["vault_key"]
+    assert set(found.value("server1", "group_names")) == set(found.value("server1", "topology_members"))
+    roles = {file.role for file in found.files}
+    assert {"haproxy", "pgbouncer", "patroni", "etcd", "redis", "redis_sentinel", "python_service"} <= roles
+    outside = filled.parents[1]
+    assert Path(found.value("server1", "releases_directory")) == outside / ".terrace/releases"
+    assert Path(found.value("server1", "releases_source_directory")) == outside
+    assert Path(found.value("server1", "topology_services_directory")) == outside / "services"
+    assert Path(found.value("server1", "pki_authority_directory")) == filled / ".pki"
+    assert found.value("server1", "pki_authority_name") == "Terrace qa"
+
+
+def test_every_key_that_the_page_shows_is_right(made, filled):
+    """All of its blocks put together are one service, and the override of an environment."""
+    shown = [yaml.safe_load(block) for block in BLOCKS]
+    [override] = [block["services"] for block in shown if "services" in block]
+    whole = {key: value for block in shown if "services" not in block for key, value in block.items()}
+    assert set(whole) >= {"source", "health", "database", "cache", "environment", "needs", "processes", "schedule"}
+    services = filled.parents[1] / "services"
+    (services / "shop.yml").write_text(yaml.safe_dump(whole))
+    (services / "users.yml").write_text(yaml.safe_dump(shown[0] | {"port": 8011, "routes": [{"path": "/users"}]}))
+    given = {"vault_services": {"shop": dict.fromkeys(whole["secrets"], "x")}}
+    found = Landscape(filled, vault=made.password, vault_key=None, services=override | {"users": {}}, **given)
+    assert problems(found) == []
+    shop = found.value("server1", "topology_services")[0]
+    assert (shop["workers"], shop["environment"]) == (8, {"LOG_LEVEL": "warning", "FEATURE_X": True})
+
+
+def test_without_services_it_renders_too(made, tmp_path):
+    """As it is before the first service: every daemon's configuration is still one."""
+    path = tmp_path / "ops/inventory/qa"
+    shutil.copytree(made.path.parents[1], tmp_path / "ops", symlinks=True)
+    hosts = path / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("ansible_host:\n", "ansible_host: 198.51.100.7\n", 1))
+    empty = Landscape(path, vault=made.password, vault_key=None, vault_services=None)
+    assert problems(empty) == []
+    assert len(empty.files) > 20
+
+
+@pytest.mark.parametrize("place", ["absolute", "relative"])
+def test_ansible_itself_takes_it_from_outside(made, filled, place):
+    inventory = {"absolute": filled, "relative": os.path.relpath(filled, ROOT)}[place]
+    password = f"--vault-password-file={filled / '.vault-password'}"
+    done = ansible(f"--inventory={inventory}", password, "playbooks/validate.yml", home=made.home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"server1 +: ok=\d", done.stdout)
+
+
+def test_the_password_is_no_host(made):
+    """Ansible reads every file of an inventory's folder but those that begin with a dot."""
+    fresh = Landscape(made.path, vault=made.password, vault_key=None, vault_services=None)
+    assert fresh.hosts == ["server1"]
+
+
+@pytest.mark.parametrize(("target", "words"), [("site", []), ("check", []), ("status", []), ("ssh", ["HOST=server1"])])
+def test_make_passes_the_password_on(made, target, words):
+    shown = subprocess.run(
+        ["make", "--dry-run", target, f"ENV={made.path}", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"--inventory={made.path} --vault-password-file={made.path}/.vault-password " in shown.stdout
+
+
+def test_make_passes_no_password_where_there_is_none():
+    shown = subprocess.run(["make", "--dry-run", "site"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--inventory=inventory/lab" in shown.stdout
+    assert "vault" not in shown.stdout
+
+
+def test_make_says_what_is_missing():
+    refused = subprocess.run(
+        ["make", "--old-file=setup", "environment"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "terrace: say which: make environment NAME=qa" in refused.stderr
+
+
+def test_make_refuses_an_environment_that_is_not_there():
+    """Ansible alone would warn, do nothing, and call that a success."""
+    refused = subprocess.run(
+        ["make", "--dry-run", "site", "ENV=inventory/prodution"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "terrace: there is no environment inventory/prodution; ENV is a folder such as" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["production", "staging"])
+def test_examples_hold_no_secret_and_only_addresses_of_documentation(name):
+    folder = ROOT / "inventory" / name
+    assert not (folder / "group_vars/all/vault.yml").exists()
+    text = "".join(path.read_text() for path in folder.rglob("*.yml"))
+    addresses = re.findall(r"\b\d+\.\d+\.\d+\.\d+\b", text)
+    assert addresses
+    assert [address for address in addresses if not address.startswith(("192.0.2.", "198.51.100."))] == []
+    assert [host for host in re.findall(r"\b[\w.]+\.(?:com|net|org)\b", text) if not host.endswith("example.com")] == []
+
+
+def test_an_example_gets_its_secrets_by_the_same_command(tmp_path):
+    shutil.copytree(ROOT / "inventory/staging", tmp_path / "ops/inventory/staging")
+    extra = f'{{"secrets_inventory": "{tmp_path}/ops/inventory/staging", "secrets_name": "ops-staging"}}'
+    words = ("--inventory=localhost,", "playbooks/secrets.yml", f"--extra-vars={extra}")
+    done = ansible(*words, home=tmp_path)
+    assert done.returncode == 0, done.stdout
+    password = (tmp_path / ".config/terrace/ops-staging").read_text().strip()
+    assert len(secrets(tmp_path / "ops/inventory/staging", password)["vault_key"]) == 48
+    assert f"{tmp_path}/ops/inventory/staging/group_vars/all/vault.yml is there already" in message(
+        ansible(*words, home=tmp_path)
+    )
