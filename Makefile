@@ -6,7 +6,8 @@ MAKEFLAGS += --no-print-directory
 ENV ?= inventory/lab
 LAB := $(filter inventory/lab,$(ENV))
 BIN := $(CURDIR)/.venv/bin
-ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV)
+ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) \
+    $(if $(OFFLINE),--extra-vars=validate_sources=false)
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help
@@ -41,7 +42,7 @@ site: setup ## Run site.yml on an environment (ENV=)
 	@$(ANSIBLE) site.yml
 
 .PHONY: check
-check: setup ## Validate an environment without touching a host (ENV=)
+check: setup ## Validate an environment without touching a host (ENV=; OFFLINE=1 asks no repository and no index)
 	@$(ANSIBLE) playbooks/validate.yml
 
 .PHONY: status

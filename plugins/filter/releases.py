@@ -20,6 +20,27 @@ def releases_source(source: Mapping[str, str], directory: str) -> dict[str, str]
     return dict(source)
 
 
+def releases_asked(declared: Mapping[str, Mapping], directory: str) -> list[dict]:
+    """Return what to ask of services' sources: name, source and version of each whose declaration is sound so far.
+
+    Parameters:
+        declared: what `services_declared` returned, unchecked.
+        directory: where a relative path starts.
+    """
+    asked = []
+    for name, service in declared.items():
+        source, version = service.get("source"), service.get("version", "")
+        if (
+            isinstance(source, Mapping)
+            and len(source) == 1
+            and set(source) <= {"path", "git", "pypi"}
+            and all(isinstance(text, str) and text for text in (name, *source.values()))
+            and isinstance(version, str)
+        ):
+            asked.append({"name": name, "source": releases_source(source, directory), "version": version})
+    return asked
+
+
 def releases_digest(archive: str) -> str:
     """Return the SHA-256 of an archive on the controller, in hexadecimal digits."""
     with open(archive, "rb") as file:
@@ -110,6 +131,7 @@ class FilterModule:
         functions = (
             releases_of,
             releases_source,
+            releases_asked,
             releases_digest,
             releases_unborn,
             releases_plan,
