@@ -45,6 +45,11 @@ site: setup ## Run site.yml on an environment (ENV=)
 check: setup ## Validate an environment without touching a host (ENV=; OFFLINE=1 asks no repository and no index)
 	@$(ANSIBLE) playbooks/validate.yml
 
+.PHONY: plan
+plan: setup ## Show what a run of site.yml would do, host by host, changing nothing (ENV=, LIMIT=; DIFF=1 shows files)
+	@ANSIBLE_STDOUT_CALLBACK=plan $(if $(DIFF),TERRACE_PLAN_DIFF=true) $(ANSIBLE) playbooks/plan.yml --check --diff \
+	    $(if $(LIMIT),--limit='$(LIMIT)') || [ $$? -eq 3 ]
+
 .PHONY: status
 status: setup ## Show each host, what runs there, and the addresses to try (ENV=)
 	@$(ANSIBLE) playbooks/status.yml

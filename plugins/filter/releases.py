@@ -102,7 +102,10 @@ def releases_missing(
     return [
         {"name": name, "id": plan[name]["id"], "node": plan[name]["node"]}
         for name in names
-        if not mine.get(name, {}).get("live") and plan[name]["id"] not in mine.get(name, {}).get("installed", [])
+        # In check mode a release that has yet to be resolved has no id.
+        if plan[name]["id"]
+        and not mine.get(name, {}).get("live")
+        and plan[name]["id"] not in mine.get(name, {}).get("installed", [])
     ]
 
 
