@@ -33,9 +33,11 @@ from ansible import context
 from ansible.playbook.block import Block
 from ansible.plugins.callback import CallbackBase
 
-UNCHANGED, INCOMPLETE, CHANGES = 0, 1, 3
-# What may not be passed over: the run itself would end here.
-REFUSALS = {"assert", "fail", "setup", "gather_facts", "validate_argument_spec"}
+UNCHANGED = 0
+INCOMPLETE = 1
+CHANGES = 3
+# What may not be passed over: the run itself would end here, whatever had been done before.
+REFUSALS = {"assert", "fail", "gather_facts", "setup", "stat", "validate_argument_spec"}
 INCLUDES = {"include_role", "include_tasks", "import_role", "import_tasks", "meta"}
 # What has no check mode, and changes nothing either.
 PASSIVE = {"wait_for", "wait_for_connection", "pause"}
@@ -252,8 +254,9 @@ class CallbackModule(CallbackBase):
         self.note_failed(result)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        """Note an item that failed."""
-        self.note_failed(result)
+        """Note an item that failed; one that was delegated to a host out of reach is left to that host's own tasks."""
+        if not result.is_unreachable():
+            self.note_failed(result)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """Note a host that does not answer; one that another host's task asks is left to its own tasks."""
@@ -273,7 +276,7 @@ class CallbackModule(CallbackBase):
         """Return what is known of a result's host."""
         return self.hosts.setdefault(result.host.name, Host(result.host.name))
 
-    def add(self, result: Any, lines: list[str], key: str = "") -> None:
+    def add(self, result: Any, lines: list[str]) -> None:
         """Add lines to the host's plan, under the task's role and name."""
         host, task = self.host(result), result.task
         role = task._role.get_name() if task._role else ""
@@ -281,7 +284,9 @@ class CallbackModule(CallbackBase):
         if where and where != host.name:
             place = "the controller" if where in ("localhost", "127.0.0.1") else where
             lines = [line if line.startswith(" ") else f"{line} (on {place})" for line in lines]
-        host.steps.setdefault((role, key or str(task.name or short(task.action))), []).extend(lines)
+        known = host.steps.setdefault((role, str(task.name or short(task.action))), [])
+        if lines[0] not in known:
+            known += lines
         host.unsettled = True
 
     def note(self, result: Any) -> None:
@@ -324,7 +329,7 @@ class CallbackModule(CallbackBase):
     def note_failed(self, result: Any) -> None:
         """Note a failure."""
         host, task, answer = self.host(result), result.task, result.result
-        if NEW_HOST in task.tags:
+        if NEW_HOST in task.tags and answer.get("msg") == (result.task_fields.get("args") or {}).get("msg"):
             host.new = self.setup_of(host.name, result.host)
             return
         said = "the answer is hidden" if answer.get("censored") else answer.get("msg", "")
@@ -349,7 +354,8 @@ class CallbackModule(CallbackBase):
             found = roles_of(play)
             if found and name in [one.name for one in chosen]:
                 roles += [role for role in found if role not in roles]
-                patterns += [one for one in play.hosts if one != "all" and one not in patterns]
+                named = [play.hosts] if isinstance(play.hosts, str) else play.hosts
+                patterns += [one for one in named if one != "all" and one not in patterns]
         return f"{', '.join(patterns) or 'a host of no tier'} ({', '.join(roles)})"
 
     def exit_code(self) -> int:
