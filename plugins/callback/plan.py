@@ -169,7 +169,8 @@ class Host:
         restart = watched(arguments.get("restart_on"), self.planned)
         if action == "service_slot":
             steps, reasons = list(result.get("steps") or []), list(result.get("reasons") or [])
-            reasons += [line for line in (f"{file} changed" for file in restart) if line not in reasons]
+            if result.get("previous_release"):
+                reasons += [line for line in (f"{file} changed" for file in restart) if line not in reasons]
             if not steps and reasons:
                 steps = ["start the other slot", "retire this one"]
             if steps:
@@ -340,7 +341,7 @@ class CallbackModule(CallbackBase):
             self.refused += lines
         elif short(task.action) in REFUSALS:
             host.problems += [f"{task.get_name()}: {line}" for line in lines]
-        elif host.unsettled:
+        elif host.unsettled and result.task_fields.get("delegate_to") != "localhost":
             self.add(result, [f"cannot be told before what stands above is done: {line}" for line in lines])
         else:
             host.problems += [f"{task.get_name()}: {line}" for line in lines]

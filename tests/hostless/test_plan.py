@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 import yaml
 
 from landscape import ROOT, VAULT_KEY
+
+sys.path.append(str(ROOT / "plugins/callback"))
+plan = importlib.import_module("plan")
 
 ANSIBLE = str(Path(sys.executable).parent / "ansible-playbook")
 PLAY = {"hosts": "all", "gather_facts": False}
@@ -356,3 +360,24 @@ def test_the_landscapes_plan_refuses_to_run_in_earnest(tmp_path):
     assert done.returncode == 2
     assert "A plan is made in check mode" in done.stdout
     assert "Look for the host's certificate" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("answer", "planned", "told"),
+    [
+        ({"steps": [], "previous_release": "r1"}, [], []),
+        (
+            {"steps": [], "previous_release": "r1"},
+            ["/etc/service.env"],
+            ["orders: start the other slot, retire this one (/etc/service.env changed)"],
+        ),
+        ({"steps": ["start r1"], "previous_release": ""}, ["/etc/service.env"], ["orders: start r1"]),
+        ({"steps": ["start green"], "reasons": ["x changed"]}, [], ["orders: start green (x changed)"]),
+    ],
+)
+def test_a_service_restarts_through_its_other_slot_and_its_processes_after_it(answer, planned, told):
+    host = plan.Host("app1", planned=dict.fromkeys(planned))
+    assert host.look_ahead("service_slot", {"name": "orders", "restart_on": ["/etc/service.env"]}, answer) == told
+    mailer = {"name": "svc-orders-mailer@1", "restart_on": ["/srv/terrace/orders/.live"]}
+    restarts = ["restart svc-orders-mailer@1 (/srv/terrace/orders/.live differs)"] if told else []
+    assert host.look_ahead("systemd_current", mailer, {"actions": [], "changed_files": []}) == restarts
