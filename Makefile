@@ -9,7 +9,8 @@ LAB := $(filter inventory/lab,$(ENV))
 BIN := $(CURDIR)/.venv/bin
 # Where the environment says by a link where its vault's password is, that is used.
 VAULT := $(patsubst %,--vault-password-file=%,$(wildcard $(ENV)/.vault-password))
-ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) $(VAULT)
+ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) $(VAULT) \
+    $(if $(OFFLINE),--extra-vars=validate_sources=false)
 HERE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=localhost,
 export PATH := $(BIN):$(PATH)
 
@@ -45,7 +46,7 @@ site: setup ## Run site.yml on an environment (ENV=)
 	@$(ANSIBLE) site.yml
 
 .PHONY: check
-check: setup ## Validate an environment without touching a host (ENV=)
+check: setup ## Validate an environment without touching a host (ENV=; OFFLINE=1 asks no repository and no index)
 	@$(ANSIBLE) playbooks/validate.yml
 
 .PHONY: preflight
@@ -63,6 +64,11 @@ secrets: setup ## Open an environment's secrets in $$EDITOR; make them first whe
 	    --extra-vars='{"secrets_inventory": "$(ENV)", "secrets_name": "$(notdir $(abspath $(ENV)/../..))-$(notdir $(abspath $(ENV)))"}'
 	@vault=$(ENV)/.vault-password; ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-vault edit $$(test ! -e $$vault || \
 	    echo --vault-password-file=$$vault) $(ENV)/group_vars/all/vault.yml
+
+.PHONY: plan
+plan: setup ## Show what a run of site.yml would do, host by host, changing nothing (ENV=, LIMIT=; DIFF=1 shows files)
+	@ANSIBLE_STDOUT_CALLBACK=plan $(if $(DIFF),TERRACE_PLAN_DIFF=true) $(ANSIBLE) playbooks/plan.yml --check --diff \
+	    $(if $(LIMIT),--limit='$(LIMIT)') || [ $$? -eq 3 ]
 
 .PHONY: status
 status: setup ## Show each host, what runs there, and the addresses to try (ENV=)

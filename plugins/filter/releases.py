@@ -21,6 +21,27 @@ def releases_source(source: Mapping[str, str], directory: str) -> dict[str, str]
     return dict(source)
 
 
+def releases_asked(declared: Mapping[str, Mapping], directory: str) -> list[dict]:
+    """Return what to ask of services' sources: name, source and version of each whose declaration is sound so far.
+
+    Parameters:
+        declared: what `services_declared` returned, unchecked.
+        directory: where a relative path starts.
+    """
+    asked = []
+    for name, service in declared.items():
+        source, version = service.get("source"), service.get("version", "")
+        if (
+            isinstance(source, Mapping)
+            and len(source) == 1
+            and set(source) <= {"path", "git", "pypi"}
+            and all(isinstance(text, str) and text for text in (name, *source.values()))
+            and isinstance(version, str)
+        ):
+            asked.append({"name": name, "source": releases_source(source, directory), "version": version})
+    return asked
+
+
 def releases_digest(archive: str) -> str:
     """Return the SHA-256 of an archive on the controller, in hexadecimal digits; nothing where there is none."""
     try:
@@ -102,7 +123,10 @@ def releases_missing(
     return [
         {"name": name} | {key: plan[name][key] for key in ("id", "sha256", "node")}
         for name in names
-        if not mine.get(name, {}).get("live") and plan[name]["id"] not in mine.get(name, {}).get("installed", [])
+        # In check mode a release that has yet to be resolved has no id.
+        if plan[name]["id"]
+        and not mine.get(name, {}).get("live")
+        and plan[name]["id"] not in mine.get(name, {}).get("installed", [])
     ]
 
 
@@ -173,6 +197,7 @@ class FilterModule:
         functions = (
             releases_of,
             releases_source,
+            releases_asked,
             releases_digest,
             releases_unborn,
             releases_plan,

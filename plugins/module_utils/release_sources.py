@@ -8,7 +8,9 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +27,12 @@ LITTER = (
 INDEX_VARIABLES = (
     ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"),
     ("UV_INDEX", "PIP_EXTRA_INDEX_URL"),
+)
+# What uv, pip and git say of a server that does not answer, or not as one.
+UNREACHABLE = re.compile(
+    r"error sending request|dns error|timed? ?out|Connection refused|network was disabled|unable to connect"
+    r"|status (code |server error \()?5\d\d|returned error: 5\d\d|NewConnectionError|Could not resolve"
+    r"|Failed to connect|Network is unreachable|No route to host|could not be queried"
 )
 
 
@@ -78,28 +86,73 @@ def index_environment() -> dict[str, str]:
 
 
 def run(
-    *command: str | pathlib.Path, cwd: pathlib.Path | None = None, **variables: str
+    *command: str | pathlib.Path, cwd: pathlib.Path | None = None, timeout: float | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and return its exit status and output; variables are added to its environment."""
+    """Run a command to its end and return its exit status and output.
+
+    cwd: its directory. timeout: seconds after which it is killed, with all that it started; its status is then 124,
+    as that of timeout(1). variables: added to its environment.
+    """
     arguments = [str(part) for part in command]
     try:
-        return subprocess.run(
+        process = subprocess.Popen(
             arguments,
             cwd=cwd,
             env=index_environment() | variables,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            # A group of its own, to be killed as one. It has no terminal either, so nothing in it can ask a person.
+            start_new_session=timeout is not None,
         )
     except FileNotFoundError:
         return subprocess.CompletedProcess(arguments, 127, "", f"{arguments[0]} is not installed on the controller")
+    with process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return subprocess.CompletedProcess(arguments, 124, "", f"no answer within {timeout:g} s")
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
-def git(*arguments: str | pathlib.Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def find_uv(given: str | None) -> str:
+    """Return the path of uv: the one given, or the one beside the running Python, or the first on PATH.
+
+    Raises ReleaseError where there is none.
+    """
+    beside = str(pathlib.Path(sys.executable).parent / "uv")
+    for candidate in [given] if given else [beside, "uv"]:
+        found = shutil.which(candidate)
+        if found:
+            return found
+    raise ReleaseError(
+        f"{given or 'uv'} is not on the controller; install it (`make up` does), or set the module's option uv"
+    )
+
+
+def index_options() -> list[str]:
+    """Return uv's options for the index: it has no variable for asking none, and must not where pip is told not to."""
+    forbidden = os.environ.get("PIP_NO_INDEX", "").lower() not in ("", "0", "false", "no", "off")
+    return ["--no-index"] if forbidden else []
+
+
+def git(
+    *arguments: str | pathlib.Path, timeout: float | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run git on a repository that may belong to someone else, with nothing of its configuration that runs programs."""
     options = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-    return run("git", *options, *arguments, **variables)
+    return run("git", *options, *arguments, timeout=timeout, **variables)
+
+
+def ssh_without_questions() -> str:
+    """Return the user's own ssh command for git, told never to ask for a password or about a host's key."""
+    configured = os.environ.get("GIT_SSH_COMMAND") or run("git", "config", "core.sshCommand").stdout.strip()
+    return f"{configured or 'ssh'} -o BatchMode=yes"
 
 
 def is_excluded(path: str, patterns: list[str]) -> bool:

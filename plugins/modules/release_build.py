@@ -146,7 +146,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.release_sources import SOURCE_EPOCH, one_line, open_git, open_path, open_pypi, run
+from ansible.module_utils.release_sources import (
+    SOURCE_EPOCH,
+    UNREACHABLE,
+    find_uv,
+    index_options,
+    one_line,
+    open_git,
+    open_path,
+    open_pypi,
+    run,
+)
 from ansible.module_utils.releases import (
     NAME_PATTERN,
     ReleaseError,
@@ -171,10 +181,6 @@ FOREIGN_LOCKS = {
     "pdm.lock": "pdm export --format requirements --output requirements.lock",
     "Pipfile.lock": "pipenv requirements --hash > requirements.lock",
 }
-UNREACHABLE = re.compile(
-    r"error sending request|dns error|timed? ?out|Connection refused|network was disabled"
-    r"|status (code )?5\d\d|NewConnectionError"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,14 +267,12 @@ class Builder:
         self.relock: bool = parameters["relock"]
         self.cache = pathlib.Path(parameters["cache_directory"]).resolve()
         self.home = self.cache / self.name
-        self.uv = self.find_uv(parameters["uv"])
+        self.uv = find_uv(parameters["uv"])
         if (self.server, self.interface) not in SERVERS:
             raise ReleaseError(f"{self.server} does not serve {self.interface}; choose gunicorn or granian")
         if not re.fullmatch(r"3\.\d+", self.python):
             raise ReleaseError(f"python_version '{self.python}' is not of the form 3.13")
-        # uv has no variable for it, and must not ask an index where pip is told not to.
-        forbidden = os.environ.get("PIP_NO_INDEX", "").lower() not in ("", "0", "false", "no", "off")
-        self.index_options = ["--no-index"] if forbidden else []
+        self.index_options = index_options()
         self.servers = SERVERS[self.server, self.interface]
         self.target = f"Python {self.python} on {self.platform.split('-')[0]}"
 
@@ -283,18 +287,6 @@ class Builder:
             [FORMAT, self.source.kind, self.source.digest, exclude, self.servers, self.python, self.platform]
         )[:24]
         self.lock_file = self.home / "locks" / f"{self.key}.json"
-
-    @staticmethod
-    def find_uv(given: str | None) -> str:
-        """Return the path of uv."""
-        beside = str(pathlib.Path(sys.executable).parent / "uv")
-        for candidate in [given] if given else [beside, "uv"]:
-            found = shutil.which(candidate)
-            if found:
-                return found
-        raise ReleaseError(
-            f"{given or 'uv'} is not on the controller; install it (`make up` does), or set the module's option uv"
-        )
 
     # --- what is known without any network ---
 

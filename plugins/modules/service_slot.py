@@ -390,11 +390,11 @@ class Service:
         known = releases_of(self.name, self.root)
         live, current = known["live_slot"], known["live"]
         wanted = current if current and parameters["keep_live"] else parameters["release"] or current
+        if self.module.check_mode and wanted not in known["installed"]:
+            return expected(wanted, live, current)
         if not wanted:
             raise SlotError("no release is live and none was given: deploy one")
         if wanted not in known["installed"]:
-            if self.module.check_mode:
-                return expected(wanted, live, current)
             raise SlotError(f"release {wanted} is not installed in {self.home}/releases: install it first")
         found = {slot: self.find(slot, known["slots"][slot]) for slot in SLOTS}
         plan = make_plan(found, live if current else "", wanted)

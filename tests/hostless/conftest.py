@@ -57,6 +57,7 @@ def nginx() -> Landscape:
     return Landscape(DATA / "inventory/ha", loadbalancer_engine="nginx")
 
 
+@pytest.fixture(scope="session")
 def production() -> Landscape:
     """The example of full size."""
     return Landscape(ROOT / "inventory/production")

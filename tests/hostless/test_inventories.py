@@ -29,7 +29,8 @@ ADDRESSES = {
 def problems(landscape: Landscape) -> list[str]:
     """Return what validation would refuse, by the expressions of its own tasks; the first that refuses ends it."""
     [play] = yaml.safe_load((ROOT / "playbooks/validate.yml").read_text())
-    for task in play["tasks"]:
+    # Whether sources exist is asked by a task of its own, which test_release_check.py tests.
+    for task in (task for task in play["tasks"] if "validate_problems" in task.get("vars", {})):
         expression = task["vars"]["validate_problems"].strip()
         if found := landscape.value(landscape.hosts[0], expression.removeprefix("{{").removesuffix("}}")):
             return found

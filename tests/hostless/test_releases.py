@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.server
 import importlib
 import io
 import json
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -274,6 +276,25 @@ def test_a_pure_source_archive_is_built_and_a_native_one_is_named(index, tmp_pat
     for name in ("terracenative", "terracebroken"):
         message = build(write(tmp_path / name, project_files("shop", "1.0", name)))["msg"]
         assert message.startswith(f"service shop: {name} 1.0 has no wheel for Python {PYTHON} on x86_64")
+
+
+def test_an_index_that_errs_is_told_from_one_that_lacks_something(index, project, build, monkeypatch):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    for variable in ("PIP_NO_INDEX", "UV_OFFLINE", "UV_FIND_LINKS"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{server.server_port}/simple/")
+        message = build(project)["msg"]
+        server.shutdown()
+    assert message.startswith("service shop: the package index cannot be reached (")
 
 
 def test_a_build_that_was_cut_off_is_made_anew(index, project, build, tmp_path, monkeypatch):

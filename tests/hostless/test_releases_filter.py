@@ -175,3 +175,11 @@ def test_the_first_node_of_a_run():
 def test_filters_are_offered_by_name():
     filters = releases.FilterModule().filters()
     assert set(filters) == {name for name in vars(releases) if name.startswith("releases_")}
+
+
+def test_check_mode_ships_nothing_that_has_yet_to_be_resolved():
+    """There a release that no lock is kept for has no id, and so no archive either."""
+    plan = {"orders": {"id": "", "new": True, "node": ""}, "users": {"id": "u1", "new": True, "node": ""}}
+    assert releases.releases_missing(plan, ["orders", "users"], [answer("app1")], "app1") == [
+        {"name": "users", "id": "u1", "node": ""}
+    ]

@@ -136,6 +136,22 @@ STATE = """1
 """
 
 
+class CheckMode:
+    """A module in check mode on a node where a service's first run was cut off: it has a directory, and no release."""
+
+    check_mode = True
+
+    def __init__(self, release: str) -> None:
+        self.params = {"name": "orders", "release": release, "keep_live": True, "proxy_socket": "/nonexistent"}
+
+
+@pytest.mark.parametrize(("release", "step"), [("", "start the wanted release"), ("r1", "start r1")])
+def test_check_mode_expects_what_the_tasks_before_would_install(tmp_path, release, step):
+    (tmp_path / "orders").mkdir()
+    found = slot.Service(CheckMode(release), str(tmp_path)).converge()
+    assert (found["steps"], found["previous_release"]) == ([step], "")
+
+
 def test_rows_of_the_node_proxy():
     assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", "UP", "UP"]
     assert [row["srv_admin_state"] for row in slot.parse_rows(STATE, " ")] == ["8", "0"]
