@@ -7,6 +7,8 @@ ENV ?= inventory/lab
 LAB := $(filter inventory/lab,$(ENV))
 BIN := $(CURDIR)/.venv/bin
 ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV)
+# What Ansible cannot read, it refuses in words of its own, one at a time.
+READABLE := $(BIN)/python $(CURDIR)/plugins/terrace/inventory.py $(ENV)
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help
@@ -38,11 +40,11 @@ clean: down ## Remove the lab, its images and caches, and the virtual environmen
 
 .PHONY: site
 site: setup ## Run site.yml on an environment (ENV=)
-	@$(ANSIBLE) site.yml
+	@$(READABLE) && $(ANSIBLE) site.yml
 
 .PHONY: check
 check: setup ## Validate an environment without touching a host (ENV=)
-	@$(ANSIBLE) playbooks/validate.yml
+	@$(READABLE) && ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/validate.yml
 
 .PHONY: status
 status: setup ## Show each host, what runs there, and the addresses to try (ENV=)
@@ -90,6 +92,10 @@ test: setup-lab ## Run every check there is, the whole lab included
 .PHONY: bench
 bench: setup-lab ## Measure the lab as it stands: the large data set, and what a request's way costs
 	@$(BIN)/python bench/run
+
+.PHONY: docs
+docs: setup ## Write the documentation's tables of keys anew, from the contracts
+	@$(BIN)/python docs/generate
 
 .PHONY: requirements
 requirements: setup ## Pin anew what requirements.in names
