@@ -37,18 +37,6 @@ def contract(name: str) -> Options:
     return yaml.safe_load((ROOT / "plugins/contracts" / f"{name}.yml").read_text())
 
 
-@functools.cache
-def role_inputs() -> dict[str, dict[str, dict]]:
-    """Return what every role takes: by role, then by input, its option; those of all entry points together."""
-    found = {}
-    for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
-        entries = yaml.safe_load(path.read_text())["argument_specs"]
-        found[path.parents[1].name] = {
-            name: option for entry in entries.values() for name, option in (entry.get("options") or {}).items()
-        }
-    return found
-
-
 def kind(option: Mapping) -> str:
     """Return what an option takes, in words."""
     text = TEXT[option.get("type", "str")]
@@ -128,7 +116,7 @@ def findings(value: Mapping, options: Options, place: str = "", lenient: bool = 
 def finding(value: Any, option: Mapping, place: str, lenient: bool = False) -> list[Finding]:
     """Return what is wrong with the value of one option; a value that nobody may see is not told."""
     if not fits(value, option, lenient):
-        given = "is not" if option.get("no_log") else f"is {shown(value)}; has to be"
+        given = "has to be" if option.get("no_log") else f"is {shown(value)}; has to be"
         quote = "; put it in quotes" if isinstance(value, (int, float)) and kind(option) == "text" else ""
         return [(place, f"{given} {kind(option)}{quote}")]
     if "options" not in option:

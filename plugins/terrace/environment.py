@@ -20,7 +20,7 @@ from terrace.yaml_files import Problem, shown
 
 # What people write where a secret is still to come. Some are also the beginnings of real tokens, so they count only
 # where little else is there.
-PLACEHOLDERS = re.compile(r"change|example|placeholder|replace|default|insert", re.IGNORECASE)
+PLACEHOLDERS = re.compile(r"change|example|placeholder|replace|default|insert|your[-_ ]|[-_ ]here$", re.IGNORECASE)
 BEGINNINGS = re.compile(r"secret|password|token|key|test|todo|admin|none|null|dummy|foobar|qwerty", re.IGNORECASE)
 # The shortest `vault_key`: as many characters as SHA-256 has bytes, which RFC 2104 wants of a key.
 KEY_LENGTH = 32
@@ -76,7 +76,9 @@ class Environment:
             self.problems += check()
 
     def _hosts_of(self, setting: Setting) -> list[str]:
-        return [setting.scope] if setting.kind == "host" else self.groups.get(setting.scope, [])
+        if setting.kind == "host":
+            return [setting.scope] if setting.scope in self.hostvars else []
+        return self.groups.get(setting.scope, [])
 
     # Which variables there are, and where
 
@@ -100,7 +102,7 @@ class Environment:
         """Tell of a file of variables for a group or a host that is not there."""
         if setting.inline:
             return
-        if setting.kind == "group" and setting.scope not in self.groups:
+        if setting.kind == "group" and setting.scope not in self.groups and setting.scope not in topology.TIERS:
             known = self.groups
         elif setting.kind == "host" and setting.scope not in self.hostvars:
             known = self.hostvars
@@ -115,7 +117,7 @@ class Environment:
         name = setting.name
         hosts = set(self._hosts_of(setting))
         role, _ = project.inputs().get(name, ("", {}))
-        groups = project.groups_of(role)
+        groups = project.groups_of(role, name)
         if name in contract("environment"):
             yield from self._reach_of_ours(setting, contract("environment")[name].get("for", "all"))
             return
@@ -125,10 +127,9 @@ class Environment:
             text = f"is set by {project.derived()[name]}, which wins over {loser}; move it to group_vars/{target}.yml"
             yield Problem(setting.file, setting.key, text)
         elif groups and hosts and not any(hosts & set(self.groups.get(group, [])) for group in groups):
-            who = "the host '{}' does not run" if setting.kind == "host" else "no host of '{}' runs"
+            who = "does not read it on the host" if setting.kind == "host" else "reads it on no host of"
             where = " or ".join(f"group_vars/{group}.yml" for group in groups)
-            text = f"{who.format(setting.scope)} the role {role}; move it to {where}"
-            yield Problem(setting.file, setting.key, text)
+            yield Problem(setting.file, setting.key, f"the role {role} {who} '{setting.scope}'; move it to {where}")
 
     def _reach_of_ours(self, setting: Setting, readers: str) -> Iterator[Problem]:
         hosts = set(self._hosts_of(setting))
@@ -162,8 +163,7 @@ class Environment:
         winners: dict[tuple[str, str], Setting] = {}
         for setting in sorted(self.settings, key=self._rank):
             for host in self._hosts_of(setting):
-                if host in self.hostvars:
-                    winners[host, setting.name] = setting
+                winners[host, setting.name] = setting
         host_of: dict[tuple[str, str], str] = {}
         for (host, _), setting in winners.items():
             host_of.setdefault((setting.file, setting.key), host)
@@ -204,7 +204,7 @@ class Environment:
             for name, option in contract("environment").items()
             if option.get("required")
         ]
-        wanted += [(name, group, option) for _, group, name, option in project.required()]
+        wanted += [(name, group, option) for group, name, option in project.required()]
         for name, group, option in wanted:
             # The budget of connections says itself how much is wanted.
             hosts = [host for host in self.groups.get(group, []) if name not in self.hostvars[host]]
@@ -276,7 +276,11 @@ class Environment:
         yield from (Problem(file, key + place.removeprefix("services"), text) for place, text in wrong)
         secrets = self._get("vault_services")
         checked = services.Services(
-            declared, self._get("topology_ports"), self.groups, secrets if isinstance(secrets, Mapping) else None
+            declared,
+            self._get("topology_ports"),
+            self.groups,
+            secrets if isinstance(secrets, Mapping) else None,
+            list(overrides or []),
         )
         for name, place, text in ((name, *each) for name, its in checked.findings.items() for each in its):
             if _overrides((overrides or {}).get(name), place):
@@ -292,14 +296,14 @@ class Environment:
         if database is None:
             return
         try:
-            allowed = _plain(self.hostvars[database].get("patroni_max_connections"))
+            allowed = _plain(self.hostvars[database].get("patroni_max_connections", 0))
         except (AnsibleError, TemplateError):
             return
-        if allowed is not None and (not isinstance(allowed, int) or isinstance(allowed, bool)):
+        if not isinstance(allowed, int) or isinstance(allowed, bool):
             return
         nodes = {service["name"]: len(self.groups.get(service["on"], [])) for service in self.services}
         file, _ = self._where("patroni_max_connections", "group_vars/database.yml")
-        for key, text in connection_findings(self.services, nodes, allowed):
+        for key, text in connection_findings(self.services, nodes, allowed or None):
             yield Problem(file, key, text)
 
 

@@ -69,7 +69,7 @@ class Inventory:
             encrypted = file.read(len(VAULT)) == VAULT.encode()
         if encrypted and self._text is None:
             return None
-        content, found = yaml_files.parse(self._text(path), name) if encrypted else yaml_files.read(path, name)
+        content, found = yaml_files.parse(str(self._text(path)), name) if encrypted else yaml_files.read(path, name)
         self.problems += found
         self.unreadable |= content is None and bool(found)
         if content is None:
@@ -166,8 +166,8 @@ def unreadable(place: Path) -> list[Problem]:
 
     Where all can be read, this is empty, and what else is wrong is told later, all at once.
     """
-    directory = place if place.is_dir() else place.parent
-    if not place.exists() or not any(directory.glob("*.y*ml")):
+    directory = place.parent if place.is_file() else place
+    if not any(directory.glob("*.y*ml")):
         known = ", ".join(sorted(path.parent.name for path in directory.parent.glob("*/hosts.yml"))) or "none"
         text = f"has no hosts.yml; name an environment that is there ({known})"
         return [Problem(yaml_files.shown(directory), "", text)]

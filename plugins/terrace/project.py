@@ -5,13 +5,21 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from terrace.contracts import ROOT, role_inputs
+from terrace.contracts import ROOT
 
 ROLE_TASKS = ("include_role", "import_role", "ansible.builtin.include_role", "ansible.builtin.import_role")
+
+
+class Call(NamedTuple):
+    """A role as a play runs it: on which group, by which entry point, and with which variables of the playbook."""
+
+    group: str
+    entry: str
+    given: dict[str, Any]
 
 
 @functools.cache
@@ -28,35 +36,50 @@ def derived() -> dict[str, str]:
 
 
 @functools.cache
-def inputs() -> dict[str, tuple[str, dict]]:
-    """Return every input of every role, with its role and its option."""
-    return {name: (role, option) for role, options in role_inputs().items() for name, option in options.items()}
+def entries() -> dict[str, dict[str, dict[str, dict]]]:
+    """Return what every role takes: by role, by entry point, by input, its option."""
+    return {
+        path.parents[1].name: {
+            entry: spec.get("options") or {}
+            for entry, spec in yaml.safe_load(path.read_text())["argument_specs"].items()
+        }
+        for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
+    }
 
 
 @functools.cache
-def roles() -> dict[str, dict[str, set[str]]]:
-    """Return where roles run: by role, then by group, the variables that the playbook gives it there."""
-    found: dict[str, dict[str, set[str]]] = {}
+def inputs() -> dict[str, tuple[str, dict]]:
+    """Return every input of every role, with its role and its option."""
+    return {
+        name: (role, option)
+        for role, its in entries().items()
+        for options in its.values()
+        for name, option in options.items()
+    }
+
+
+@functools.cache
+def calls() -> dict[str, list[Call]]:
+    """Return where the playbooks run which role."""
+    found: dict[str, list[Call]] = {}
     for path in sorted(ROOT.glob("playbooks/*.yml")):
         for play in yaml.safe_load(path.read_text()) or []:
-            pattern = re.split(r"[:,]", str(play.get("hosts", "")))
-            groups = [group for group in pattern if re.fullmatch(r"[\w-]+", group)]
-            for role, given in _roles(play):
-                for group in groups:
-                    found.setdefault(role, {}).setdefault(group, set()).update(given)
+            groups = [each for each in re.split(r"[:,]", str(play.get("hosts", ""))) if re.fullmatch(r"[\w-]+", each)]
+            for role, entry, given in _roles(play):
+                found.setdefault(role, []).extend(Call(group, entry, given) for group in groups)
     return found
 
 
-def _roles(play: dict) -> Iterator[tuple[str, set[str]]]:
-    """Return the roles of a play, those that its tasks include too, with the variables that each is given."""
-    common = set(play.get("vars") or {})
-    for entry in play.get("roles") or []:
-        entry = entry if isinstance(entry, dict) else {"role": entry}
-        yield str(entry.get("role") or entry.get("name")), common | set(entry) | set(entry.get("vars") or {})
+def _roles(play: dict) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Return the roles of a play, those that its tasks include too, with entry point and variables."""
+    common = play.get("vars") or {}
+    for role in play.get("roles") or []:
+        role = role if isinstance(role, dict) else {"role": role}
+        yield str(role.get("role") or role.get("name")), "main", {**common, **role, **(role.get("vars") or {})}
     for task in _tasks([part for key in ("pre_tasks", "tasks", "post_tasks") for part in play.get(key) or []]):
         for action in ROLE_TASKS:
-            if isinstance(arguments := task.get(action), dict):
-                yield str(arguments["name"]), common | set(task.get("vars") or {})
+            if isinstance(role := task.get(action), dict):
+                yield str(role["name"]), role.get("tasks_from", "main"), {**common, **(task.get("vars") or {})}
 
 
 def _tasks(tasks: list[dict]) -> Iterator[dict]:
@@ -66,16 +89,27 @@ def _tasks(tasks: list[dict]) -> Iterator[dict]:
             yield from _tasks(task.get(part) or [])
 
 
-def groups_of(role: str) -> list[str]:
-    """Return the groups whose hosts run a role; none where the playbooks do not tell."""
-    return sorted(roles().get(role, {}))
+def groups_of(role: str, name: str) -> list[str]:
+    """Return the groups whose hosts read an input of a role; none where the playbooks do not tell.
+
+    A role that is called for one of several instances reads the inputs of that instance alone.
+    """
+    instances = {call.given.get(f"{role}_instance") for call in calls().get(role, [])}
+    return sorted(
+        {
+            call.group
+            for call in calls().get(role, [])
+            if not any(
+                name.startswith(f"{role}_{other}_") for other in instances - {call.given.get(f"{role}_instance")}
+            )
+        }
+    )
 
 
-def required() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Return the inputs that an environment has to give: role, group, name and option of each."""
-    for role, groups in roles().items():
-        for name, option in role_inputs().get(role, {}).items():
-            if option.get("required") and name not in derived():
-                for group, given in groups.items():
-                    if name not in given:
-                        yield role, group, name, option
+def required() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Return the inputs that an environment has to give: group, name and option of each."""
+    for role, places in calls().items():
+        for call in places:
+            for name, option in entries().get(role, {}).get(call.entry, {}).items():
+                if option.get("required") and name not in derived() and name not in call.given:
+                    yield call.group, name, option

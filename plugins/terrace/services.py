@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ MEMORY = re.compile(r"[1-9][0-9]*[KMGT]")
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 PATH = re.compile(r"/[^\s#]*")
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, -]+\])?")
 
@@ -31,10 +31,13 @@ RESERVED = {
 
 # systemd.time(7): words, or weekdays, date, time and time zone, of which most may be left out.
 DAY = r"(mon|tue|wed|thu|fri|sat|sun)[a-z]*"
+DAYS = rf"{DAY}((\.\.|,|-){DAY})*,?"
+DATE = r"[\d*,./]+([-~][\d*,./]+){1,2}"
+HOUR, MINUTE = (rf"(\*|{n}(\.\.{n})?)(/\d+)?(,{n}(\.\.{n})?(/\d+)?)*" for n in (r"([01]?\d|2[0-3])", r"[0-5]?\d"))
+TIME = rf"{HOUR}:{MINUTE}(:[\d*,./]+)?"
 CALENDAR = re.compile(
     r"minutely|hourly|daily|monthly|weekly|yearly|annually|quarterly|semi-?annually"
-    rf"|(?=.)({DAY}((\.\.|,|-){DAY})*,?)?(\s*(^|(?<=\s))[\d*,./]+([-~][\d*,./]+){{1,2}})?"
-    r"(\s*(^|(?<=\s))(\*|[01]?\d|2[0-3])[*,./\d]*:(\*|[0-5]?\d)[*,./\d]*(:[\d*,./]+)?)?(\s+[A-Za-z]\w*(/[\w+-]+)*)?",
+    rf"|({DAYS}|({DAYS} +)?({DATE}|({DATE} +)?{TIME}))( +[A-Za-z]\w*(/[\w+-]+)*)?",
     re.IGNORECASE,
 )
 
@@ -127,6 +130,7 @@ class Services:
         ports: the table of ports that the stack itself uses, by name.
         groups: the inventory's groups, to see that `on:` names one.
         secrets: the vault's secrets of services: a mapping by service, then by variable.
+        names: of services whose own declaration cannot be read.
 
     `findings` has what is wrong, by service.
     """
@@ -137,8 +141,10 @@ class Services:
         ports: Mapping[str, int],
         groups: Mapping[str, list[str]],
         secrets: Mapping | None = None,
+        names: Iterable[str] = (),
     ) -> None:
         self.declared, self.ports, self.groups, self.secrets = declared, ports, groups, secrets or {}
+        self.names = dict.fromkeys([*declared, *names])
         self.findings: dict[str, list[Finding]] = {name: [] for name in declared}
         # What of each has the right type: only that is looked at further.
         self.sound: dict[str, dict] = {}
@@ -220,13 +226,14 @@ class Services:
             given = self.secrets.get(name) or {}
             if count > 1:
                 self._tell(name, "secrets", f"{variable} is there twice; keep one")
-            if not isinstance(given, Mapping) or given.get(variable) in (None, ""):
+            if isinstance(given, Mapping) and given.get(variable) in (None, ""):
                 self._tell(name, "secrets", f"{variable} is not in the vault; add vault_services.{name}.{variable}")
         for key, variable in [("environment", each) for each in environment] + [("secrets", each) for each in secrets]:
             if not VARIABLE.fullmatch(str(variable)):
                 self._tell(name, key, f"{variable!r} cannot be the name of an environment variable")
             elif variable in ours:
-                self._tell(name, key, f"Terrace sets {variable} itself, for {ours[variable]}; choose another name")
+                place = f"{key}.{variable}" if key == "environment" else key
+                self._tell(name, place, f"Terrace sets {variable} itself, for {ours[variable]}; choose another name")
 
     def _nodes(self, name: str, on: str) -> None:
         groups = self.groups
@@ -285,9 +292,9 @@ class Services:
                     self._tell(name, "needs", f"names '{need}' twice; keep one")
                 if need == name:
                     self._tell(name, "needs", f"'{name}' needs itself; take it out")
-                elif need not in self.declared:
-                    close = guess(need, self.declared)
-                    mend = f"did you mean '{close}'?" if close else f"known are {', '.join(self.declared)}"
+                elif need not in self.names:
+                    close = guess(need, self.names)
+                    mend = f"did you mean '{close}'?" if close else f"known are {', '.join(self.names)}"
                     self._tell(name, "needs", f"there is no service '{need}' here; {mend}")
         for circle in circles(needs):
             text = f"go in a circle, {' -> '.join(circle)}, of which none can be first; take one out"
