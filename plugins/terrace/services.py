@@ -63,7 +63,11 @@ def read(overrides: Mapping | None, directory: Path) -> tuple[dict[str, dict], l
         if not path.is_file():
             known = sorted(file.stem for file in directory.glob("*.yml"))
             close = guess(str(name), known)
-            mend = f"did you mean '{close}'?" if close else f"write it, or name one of {', '.join(known) or 'none'}"
+            mend = (
+                f"did you mean '{close}'?"
+                if close
+                else ", or name one of ".join(filter(None, ("write it", ", ".join(known))))
+            )
             wrong.append((key, f"there is no {yaml_files.shown(path)}; {mend}"))
             continue
         content, found = yaml_files.read(path, yaml_files.shown(path))

@@ -9,7 +9,6 @@ import functools
 import importlib.machinery
 import importlib.util
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,10 @@ from ansible.template import Templar, generate_ansible_template_vars, trust_as_t
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
+from terrace.environment import Environment
+from terrace.inventory import unreadable
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "plugins"))
-
-from terrace.environment import Environment  # noqa: E402
-from terrace.inventory import unreadable  # noqa: E402
-
 VAULT_KEY = "hostless-tests-only-0123456789abcdefghijklmnop"
 VAULT_SERVICES = {"shop": {"SECRET_KEY": "pa$$ \"word\" 100%\\n 'quoted'", "TOKEN": "hostless-token-7f3a"}}
 

@@ -287,7 +287,7 @@ def test_groups_are_read_in_one_file():
             continue
         for template in expressions(read(path) if path.suffix == ".yml" else path.read_text()):
             wrong += [f"{path.relative_to(ROOT)}: {name}" for name in reads(template) & {"groups", "hostvars"}]
-    # Validation asks whether a service's group exists.
+    # Validation says how many hosts there are.
     assert wrong == ["playbooks/validate.yml: groups"]
 
 
