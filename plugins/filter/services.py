@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -228,13 +229,20 @@ def service_environment(
     return result
 
 
+# The addresses of an inventory's hosts. Ansible puts all variables of a host together for each look at one, which for
+# every host looking at every other would be most of a run.
+_ADDRESSES: weakref.WeakKeyDictionary[object, dict[str, str]] = weakref.WeakKeyDictionary()
+
+
 def members(group: str, groups: Mapping[str, list[str]], hostvars: Mapping) -> list[dict[str, str]]:
     """Return the hosts of a group as a list of name and private address; a group that does not exist has none."""
-    return [{"name": host, "address": _address(host, hostvars[host])} for host in groups.get(group, [])]
-
-
-def _address(host: str, variables: Mapping) -> str:
-    return variables.get("address") or variables.get("ansible_host", host)
+    inventory = getattr(hostvars, "_inventory", None)
+    known = {} if inventory is None else _ADDRESSES.setdefault(inventory, {})
+    for host in groups.get(group, []):
+        if host not in known:
+            variables = hostvars[host]
+            known[host] = str(variables.get("address") or variables.get("ansible_host", host))
+    return [{"name": host, "address": known[host]} for host in groups.get(group, [])]
 
 
 class FilterModule:
