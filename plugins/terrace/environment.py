@@ -170,7 +170,7 @@ class Environment:
         for setting in self.settings:
             role, option = project.inputs().get(setting.name, ("", contract("environment").get(setting.name)))
             host = host_of.get((setting.file, setting.key))
-            if host and option:
+            if host and option and setting.name in self.hostvars[host]:
                 yield from self._value(setting, host, option, lenient=bool(role))
 
     def _rank(self, setting: Setting) -> tuple:
