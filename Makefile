@@ -12,6 +12,8 @@ VAULT := $(patsubst %,--vault-password-file=%,$(wildcard $(ENV)/.vault-password)
 ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) $(VAULT) \
     $(if $(OFFLINE),--extra-vars=validate_sources=false)
 HERE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=localhost,
+# What Ansible cannot read, it refuses in words of its own, one at a time.
+READABLE := $(BIN)/python $(CURDIR)/plugins/terrace/inventory.py $(ENV)
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help
@@ -43,11 +45,11 @@ clean: down ## Remove the lab, its images and caches, and the virtual environmen
 
 .PHONY: site
 site: setup ## Run site.yml on an environment (ENV=)
-	@$(ANSIBLE) site.yml
+	@$(READABLE) && $(ANSIBLE) site.yml
 
 .PHONY: check
 check: setup ## Validate an environment without touching a host (ENV=; OFFLINE=1 asks no repository and no index)
-	@$(ANSIBLE) playbooks/validate.yml
+	@$(READABLE) && ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/validate.yml
 
 .PHONY: preflight
 preflight: setup ## Ask an environment's hosts whether they can be what they are to be, and change nothing (ENV=)
@@ -116,6 +118,10 @@ test: setup-lab ## Run every check there is, the whole lab included
 .PHONY: bench
 bench: setup-lab ## Measure the lab as it stands: the large data set, and what a request's way costs
 	@$(BIN)/python bench/run
+
+.PHONY: docs
+docs: setup ## Write the documentation's tables of keys anew, from the contracts
+	@$(BIN)/python docs/generate
 
 .PHONY: requirements
 requirements: setup ## Pin anew what requirements.in names

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Before Ansible is imported: it reads its configuration once.
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "plugins")]
 
 import ansible.module_utils  # noqa: E402
 import pytest  # noqa: E402

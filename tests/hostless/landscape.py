@@ -29,6 +29,9 @@ from ansible.template import Templar, generate_ansible_template_vars, trust_as_t
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
+from terrace.environment import Environment
+from terrace.inventory import unreadable
+
 ROOT = Path(__file__).resolve().parents[2]
 VAULT_KEY = "hostless-tests-only-0123456789abcdefghijklmnop"
 VAULT_SERVICES = {"shop": {"SECRET_KEY": "pa$$ \"word\" 100%\\n 'quoted'", "TOKEN": "hostless-token-7f3a"}}
@@ -153,6 +156,33 @@ class Step:
         return File(host, self.role, Path(source).resolve(), path, mode, text or "")
 
 
+def problems(inventory: Path, **extra: Any) -> list[str]:
+    """Return what `make check` would say of an inventory: first what keeps Ansible from reading it, or else the rest.
+
+    Parameters:
+        extra: as of a Landscape.
+    """
+    if found := unreadable(inventory):
+        return [str(problem) for problem in found]
+    _, manager, hostvars, loader = _ansible(inventory, extra)
+    groups = manager._inventory.get_groups_dict()
+    return Environment(hostvars, groups, lambda path: loader.get_text_file_contents(str(path))).lines
+
+
+def _ansible(
+    inventory: Path, extra: Mapping[str, Any], vault: str = ""
+) -> tuple[InventoryManager, VariableManager, HostVars, DataLoader]:
+    """Return what Ansible makes of an inventory."""
+    loader = DataLoader()
+    loader.set_basedir(str(ROOT / "playbooks"))
+    loader.set_vault_secrets([("default", VaultSecret(vault.encode()))] if vault else [])
+    hosts = InventoryManager(loader=loader, sources=[str(inventory)])
+    manager = VariableManager(loader=loader, inventory=hosts)
+    extra = {"vault_key": VAULT_KEY, "vault_services": VAULT_SERVICES} | extra
+    manager._extra_vars = {name: value for name, value in extra.items() if value is not None}
+    return hosts, manager, HostVars(inventory=hosts, variable_manager=manager, loader=loader), loader
+
+
 class Landscape:
     """An inventory, and what a playbook does on its hosts.
 
@@ -165,14 +195,7 @@ class Landscape:
 
     def __init__(self, inventory: Path, playbook: str = "site.yml", vault: str = "", **extra: Any) -> None:
         self.playbook = ROOT / playbook
-        self.loader = DataLoader()
-        self.loader.set_basedir(str(ROOT / "playbooks"))
-        self.loader.set_vault_secrets([("default", VaultSecret(vault.encode()))] if vault else [])
-        self.inventory = InventoryManager(loader=self.loader, sources=[str(inventory)])
-        self.manager = VariableManager(loader=self.loader, inventory=self.inventory)
-        extra = {"vault_key": VAULT_KEY, "vault_services": VAULT_SERVICES} | extra
-        self.manager._extra_vars = {name: value for name, value in extra.items() if value is not None}
-        HostVars(inventory=self.inventory, variable_manager=self.manager, loader=self.loader)
+        self.inventory, self.manager, _, self.loader = _ansible(inventory, extra, vault)
         self.hosts = [host.name for host in self.inventory.get_hosts()]
         services = self.value(self.hosts[0], "topology_services | map(attribute='name')")
         registered = REGISTERED | {

@@ -287,7 +287,7 @@ def test_groups_are_read_in_one_file():
             continue
         for template in expressions(read(path) if path.suffix == ".yml" else path.read_text()):
             wrong += [f"{path.relative_to(ROOT)}: {name}" for name in reads(template) & {"groups", "hostvars"}]
-    # Validation asks whether a service's group exists; nodes with something to restart are grouped while a play runs.
+    # Validation says how many hosts there are; nodes with something to restart are grouped while a play runs.
     assert sorted(wrong) == ["playbooks/app.yml: groups", "playbooks/validate.yml: groups"]
 
 

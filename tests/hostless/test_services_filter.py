@@ -11,6 +11,8 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from landscape import ROOT, load
+from terrace.contracts import contract
+from terrace.services import RESERVED, Services
 
 services = load("plugins/filter/services.py", "filter_services")
 KEY = "0123456789abcdef0123456789abcdef"
@@ -26,13 +28,23 @@ KEYS = (
 def problems(secrets: Any = None, **declared: dict) -> list[str]:
     """Return what is wrong with services, each given by what it has beside the minimum."""
     whole = {name.replace("_", "-"): MINIMAL | {"port": 8001 + n} | s for n, (name, s) in enumerate(declared.items())}
-    return services.services_problems(whole, PORTS, GROUPS, secrets)
+    return told(whole, secrets)
+
+
+def told(declared: dict[str, dict], secrets: Any = None) -> list[str]:
+    """Return what is wrong with services that are declared as a whole."""
+    found = Services(declared, PORTS, GROUPS, secrets).findings
+    return [
+        ": ".join((".".join(filter(None, ("services", name, key))), text))
+        for name, its in found.items()
+        for key, text in its
+    ]
 
 
 def listed(**declared: dict) -> list[dict]:
     """Return services with every default filled in."""
     whole = {name.replace("_", "-"): MINIMAL | {"port": 8001 + n} | s for n, (name, s) in enumerate(declared.items())}
-    assert services.services_problems(whole, PORTS, GROUPS, {n: dict.fromkeys("AB", "x") for n in whole}) == []
+    assert told(whole, {n: dict.fromkeys("AB", "x") for n in whole}) == []
     return services.services_list(whole)
 
 
@@ -89,7 +101,11 @@ def test_no_services(directory, nothing):
     [
         ("port: 1\napp: a\nport: 2\n", "{file}:3: the key 'port' is given twice; keep one"),
         ("health:\n  live: /a\n  live: /b\n", "{file}:3: the key 'live' is given twice; keep one"),
-        ("app: [\n", "{file}:2: did not find expected node content"),
+        (
+            "app: [\n",
+            "{file}:2: is no valid YAML (did not find expected node content); close every bracket and quote, and"
+            " indent keys of one mapping alike",
+        ),
         ("- app\n", "{file}: has to be a mapping of a service's keys"),
         ("", "{file}: has to be a mapping of a service's keys"),
     ],
@@ -105,17 +121,13 @@ def test_files_that_are_refused(tmp_path, text, message):
 def test_a_file_that_is_missing(directory):
     with pytest.raises(AnsibleFilterError) as raised:
         services.services_declared({"order": {}}, str(directory))
-    assert str(raised.value) == (
-        f"services.order: there is no {directory}/order.yml; write it, or name one that is there (orders, users)"
-    )
+    assert str(raised.value) == (f"services.order: there is no {directory}/order.yml; did you mean 'orders'?")
 
 
 def test_a_file_that_is_missing_where_there_is_none(tmp_path):
     with pytest.raises(AnsibleFilterError) as raised:
         services.services_declared({"order": {}}, str(tmp_path))
-    assert str(raised.value) == (
-        f"services.order: there is no {tmp_path}/order.yml; write it, or name one that is there (none)"
-    )
+    assert str(raised.value) == (f"services.order: there is no {tmp_path}/order.yml; write it")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +168,7 @@ def test_nothing_wrong():
         "on": "jobs",
     }
     assert problems({"shop": {"S": "x"}}, shop=everything, users={"database": None}) == []
-    assert set(everything) | set(MINIMAL) == set(services.SHAPE)
+    assert set(everything) | set(MINIMAL) == set(contract("service"))
 
 
 @pytest.mark.parametrize(
@@ -169,19 +181,19 @@ def test_nothing_wrong():
         ({"app": None}, "app: is None; has to be text"),
         ({"port": "8001"}, "port: is '8001'; has to be a whole number"),
         ({"port": True}, "port: is True; has to be a whole number"),
-        ({"workers": "many"}, "workers: is 'many'; has to be a whole number or one of auto"),
-        ({"workers": True}, "workers: is True; has to be a whole number or one of auto"),
+        ({"workers": "many"}, "workers: is 'many'; has to be a whole number or auto"),
+        ({"workers": True}, "workers: is True; has to be a whole number or auto"),
         ({"interface": "ASGI"}, "interface: is 'ASGI'; has to be one of asgi, wsgi"),
         ({"server": "nginx"}, "server: is 'nginx'; has to be one of granian, gunicorn, uvicorn"),
         ({"cache": "yes"}, "cache: is 'yes'; has to be true or false"),
-        ({"routes": {"path": "/"}}, "routes: is {'path': '/'}; has to be a list"),
+        ({"routes": {"path": "/"}}, "routes: is {'path': '/'}; has to be a list of mappings"),
         ({"needs": "users"}, "needs: is 'users'; has to be a list of text"),
         ({"needs": [{"name": "users"}]}, "needs: is [{'name': 'users'}]; has to be a list of text"),
         ({"secrets": [1]}, "secrets: is [1]; has to be a list of text"),
         ({"health": "/healthz"}, "health: is '/healthz'; has to be a mapping"),
         ({"database": True}, "database: is True; has to be a mapping"),
         ({"database": {"pool": "10"}}, "database.pool: is '10'; has to be a whole number"),
-        ({"version": 1.1}, "version: is 1.1; has to be text"),
+        ({"version": 1.1}, "version: is 1.1; has to be text; put it in quotes"),
         ({"environment": ["A=1"]}, "environment: is ['A=1']; has to be a mapping"),
         ({"processes": None}, "processes: is None; has to be a mapping"),
         ({"source": {}}, "source: give exactly one of path, git or pypi"),
@@ -201,12 +213,12 @@ def test_nothing_wrong():
         ({"port": 70000}, "port: is 70000; has to be between 1024 and 65535"),
         ({"port": 8400}, "port: 8400 is taken by the stack's 'node_health'; choose another"),
         ({"port": 5432}, "port: 5432 is taken by the stack's 'node_primary'; choose another"),
-        ({"routes": ["/x"]}, "routes[0]: has to be a mapping with host, path, or both"),
+        ({"routes": ["/x"]}, "routes[0]: is '/x'; has to be a mapping with host, path, strip"),
         ({"routes": [{"pth": "/x", "host": "h"}]}, "routes[0].pth: unknown key; did you mean 'path'?"),
         ({"routes": [{"strip": "yes", "path": "/x"}]}, "routes[0].strip: is 'yes'; has to be true or false"),
         ({"routes": [{"path": "/a"}, {}]}, "routes[1]: give a host, a path, or both"),
         ({"routes": [{"path": "x"}]}, "routes[0].path: is 'x'; has to start with /"),
-        ({"routes": [{"path": "/a b"}]}, "routes[0].path: is '/a b'; cannot contain spaces or #"),
+        ({"routes": [{"path": "/a b"}]}, "routes[0].path: is '/a b'; cannot contain spaces, # or ?"),
         (
             {"routes": [{"host": "a.example.com:80"}]},
             "routes[0].host: is 'a.example.com:80'; has to be a host name alone, without port or path",
@@ -215,19 +227,22 @@ def test_nothing_wrong():
             {"routes": [{"path": "/a"}, {"path": "/a/"}]},
             "routes[1]: the same route belongs to 'shop'; remove one",
         ),
-        ({"needs": ["user"]}, "needs: there is no service 'user' here; known are shop, users"),
+        ({"needs": ["user"]}, "needs: there is no service 'user' here; did you mean 'users'?"),
         ({"environment": {"A": None}}, "environment.A: is None; has to be text, a number, true or false"),
         ({"environment": {"A": [1]}}, "environment.A: is [1]; has to be text, a number, true or false"),
         ({"secrets": ["TOKEN"]}, "secrets: TOKEN is not in the vault; add vault_services.shop.TOKEN"),
-        ({"on": "batch"}, "on: there is no group 'batch' in the inventory"),
+        ({"on": "batch"}, "on: there is no group 'batch' in the inventory; add it to hosts.yml"),
         ({"on": "none"}, "on: the group 'none' has no host; add one"),
         (
             {"on": "database"},
             "on: the group 'database' has hosts that are not in 'app': d1; services run on app hosts",
         ),
         ({"processes": {"mailer": {}}}, "processes.mailer.command: is missing; give text"),
-        ({"processes": {"mailer": "python"}}, "processes.mailer: has to be a mapping with a command"),
-        ({"processes": {"Mailer": {"command": "x"}}}, "processes.Mailer: a name is 1 to 24 of a-z, 0-9 and -"),
+        ({"processes": {"mailer": "python"}}, "processes.mailer: is 'python'; has to be a mapping with command, count"),
+        (
+            {"processes": {"Mailer": {"command": "x"}}},
+            "processes.Mailer: a name is 1 to 24 of a-z, 0-9 and -, and starts with a letter",
+        ),
         (
             {"processes": {"mailer": {"command": "x", "cuont": 2}}},
             "processes.mailer.cuont: unknown key; did you mean 'count'?",
@@ -246,33 +261,30 @@ def test_what_is_refused(service, message):
 )
 def test_keys_that_have_to_be_given(key, what):
     service = {name: value for name, value in MINIMAL.items() if name != key}
-    found = services.services_problems({"shop": service}, PORTS, GROUPS)
-    assert found == [f"services.shop.{key}: is missing; give {what}"]
+    assert told({"shop": service}) == [f"services.shop.{key}: is missing; give {what}"]
 
 
 @pytest.mark.parametrize("name", ["", "1shop", "Shop", "sh_op", "shop.", "-shop", "s" * 25, "bücher"])
 def test_names_that_are_refused(name):
-    assert services.services_problems({name: MINIMAL}, PORTS, GROUPS) == [
-        f"services.{name}: a name is 1 to 24 of a-z, 0-9 and -, and starts with a letter"
+    assert told({name: MINIMAL}) == [
+        f"{'services.' + name if name else 'services'}: a name is 1 to 24 of a-z, 0-9 and -, and starts with a letter"
     ]
 
 
 @pytest.mark.parametrize("name", ["s", "shop-2", "s" * 24])
 def test_names_that_are_taken(name):
-    assert services.services_problems({name: MINIMAL}, PORTS, GROUPS) == []
+    assert told({name: MINIMAL}) == []
 
 
 @pytest.mark.parametrize(("name", "daemon"), [("admin", "Redis"), ("monitor", "Redis"), ("postgres", "PostgreSQL")])
 def test_names_that_daemons_keep(name, daemon):
-    assert services.services_problems({name: MINIMAL}, PORTS, GROUPS) == [
-        f"services.{name}: {daemon} keeps this name for itself; choose another"
-    ]
+    assert told({name: MINIMAL}) == [f"services.{name}: {daemon} keeps this name for itself; choose another"]
 
 
 def test_every_user_of_redis_is_a_name_that_is_kept():
     access = (ROOT / "roles/redis/templates/redis.acl.j2").read_text()
     users = set(re.findall(r"(?m)^user ([a-z]+) ", access))
-    assert users == {name for name, daemon in services.RESERVED.items() if daemon == "Redis"}
+    assert users == {name for name, daemon in RESERVED.items() if daemon == "Redis"}
 
 
 @pytest.mark.parametrize("variable", ["A-B", "1A", "", "A B", 1])
@@ -281,7 +293,7 @@ def test_names_of_variables(key, variable):
     given = {"environment": {variable: "x"}, "secrets": [str(variable)]}[key]
     name = variable if key == "environment" else str(variable)
     assert problems({"shop": {str(variable): "x"}}, shop={key: given}) == [
-        f"services.shop: {name!r} cannot be the name of an environment variable"
+        f"services.shop.{key}: {name!r} cannot be the name of an environment variable"
     ]
 
 
@@ -315,8 +327,8 @@ def test_a_database_named_as_anothers_alias(alias):
     """The pooler would have two databases of one name."""
     database = {"database": {}}
     message = (
-        f"services.shop-x-{alias}: the database of 'shop-x' has an alias shop_x_{alias}, which is this service's"
-        " database; choose another name"
+        f"services.shop-x-{alias}.database: the database of 'shop-x' has an alias shop_x_{alias}, which is"
+        " this service's database; choose another name"
     )
     assert problems(**{"shop_x": database, f"shop_x_{alias}": database}) == [message]
     assert problems(**{f"shop_x_{alias}": database, "shop_x": database}) == [message]
@@ -608,7 +620,8 @@ def test_environment_of_a_service_with_everything():
 
 
 def test_an_environment_may_say_otherwise():
-    declared = listed(shop={"cache": True, "environment": {"REDIS_URL": "redis://elsewhere"}})
+    """Of what Terrace does not give the service itself."""
+    declared = listed(shop={"environment": {"REDIS_URL": "redis://elsewhere"}})
     assert environment(declared)["REDIS_URL"] == "redis://elsewhere"
 
 

@@ -1,0 +1,87 @@
+"""What is wrong with an inventory's hosts, groups and addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+
+from terrace.contracts import guess
+from terrace.services import HOST
+
+TIERS = ("loadbalancer", "app", "cache", "sentinel", "database", "etcd")
+# Groups whose hosts vote, and what most of them are good for: every member more has to agree to each decision.
+# https://etcd.io/docs/v3.5/faq/ names seven as the most.
+VOTERS = ("sentinel", "etcd")
+MOST_VOTERS = 7
+
+
+def topology_problems(groups: Mapping[str, list[str]], addresses: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with an inventory's hosts and groups: one line each, with its mend.
+
+    Parameters:
+        groups: the inventory's groups, `all` among them, with the names of their hosts.
+        addresses: the private address of each host.
+    """
+    return [*_groups(groups), *_hosts(groups), *_addresses(addresses)]
+
+
+def _groups(groups: Mapping[str, list[str]]) -> Iterator[str]:
+    misspelt = _misspelt(groups)
+    for group, tier in misspelt.items():
+        yield f"the group '{group}' is none of Terrace's; did you mean '{tier}'?"
+    for tier in TIERS:
+        count = len(groups.get(tier, []))
+        if not count and tier not in misspelt.values():
+            yield f"the group '{tier}' has no host; add one, it may be a host of another group"
+        elif tier in VOTERS and count and count % 2 == 0:
+            yield f"the group '{tier}' has {count} hosts, which cannot outvote each other; use 1, 3 or 5"
+        elif tier in VOTERS and count > MOST_VOTERS:
+            yield f"the group '{tier}' has {count} hosts, which is too many to agree quickly; use 3 or 5"
+
+
+def _misspelt(groups: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return groups that were probably meant to be a tier: it has no host, or a host of theirs is in no tier."""
+    placed = {host for tier in TIERS for host in groups.get(tier, [])}
+    found = {}
+    for group, hosts in groups.items():
+        tier = guess(group.lower(), TIERS)
+        ours = group in (*TIERS, "all", "ungrouped")
+        if tier and hosts and not ours and (not groups.get(tier) or set(hosts) - placed):
+            found[group] = tier
+    return found
+
+
+def _hosts(groups: Mapping[str, list[str]]) -> Iterator[str]:
+    placed = {host for group in (*TIERS, *_misspelt(groups)) for host in groups.get(group, [])}
+    for host in groups["all"]:
+        if host not in placed:
+            yield f"the host '{host}' is in none of the groups {', '.join(TIERS)}; put it in one"
+
+
+def _addresses(addresses: Mapping[str, str]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for host, given in addresses.items():
+        address = str(given).lower()
+        if wrong := _wrong(address, alone=len(addresses) == 1):
+            yield f"'{host}' has the address {given}, {wrong}"
+        if address in seen:
+            yield f"'{host}' has the address {given} of '{seen[address]}'; each needs its own"
+        seen.setdefault(address, host)
+
+
+def _wrong(address: str, alone: bool) -> str | None:
+    """Return what is wrong with an address by itself, and its mend."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        if re.fullmatch(r"[\d.]+", address) or not HOST.fullmatch(address):
+            return "which is neither an IP address nor a host name; give it without port or network"
+        loopback = address == "localhost"
+    else:
+        if number.is_unspecified or number.is_multicast:
+            return "which no host can have; give the one that others reach it at"
+        loopback = number.is_loopback
+    if loopback and not alone:
+        return "which only the host itself reaches; give the one that others reach it at"
+    return None
