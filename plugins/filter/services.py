@@ -526,11 +526,23 @@ def service_environment(
 
 def members(group: str, groups: Mapping[str, list[str]], hostvars: Mapping) -> list[dict[str, str]]:
     """Return the hosts of a group as a list of name and private address; a group that does not exist has none."""
-    return [{"name": host, "address": _address(host, hostvars[host])} for host in groups.get(group, [])]
+    return [{"name": host, "address": _address(host, hostvars)} for host in groups.get(group, [])]
 
 
-def _address(host: str, variables: Mapping) -> str:
-    return variables.get("address") or variables.get("ansible_host", host)
+# The addresses of the inventory that was asked last. Ansible puts all variables of a host together for each one that is
+# asked, and every expression of topology.yml asks for those of a whole group.
+_addresses: tuple[Mapping, dict[str, str]] = ({}, {})
+
+
+def _address(host: str, hostvars: Mapping) -> str:
+    global _addresses
+    if _addresses[0] is not hostvars:
+        _addresses = (hostvars, {})
+    known = _addresses[1]
+    if host not in known:
+        variables = hostvars[host]
+        known[host] = variables.get("address") or variables.get("ansible_host", host)
+    return known[host]
 
 
 TIERS = ("loadbalancer", "app", "cache", "sentinel", "database", "etcd")
@@ -552,7 +564,7 @@ def topology_problems(groups: Mapping[str, list[str]], hostvars: Mapping) -> lis
     for host in groups["all"]:
         if not any(host in groups.get(tier, []) for tier in TIERS):
             problems.append(f"hosts.yml: the host '{host}' is in none of the groups {', '.join(TIERS)}; put it in one")
-        address = _address(host, hostvars[host])
+        address = _address(host, hostvars)
         if address in seen:
             problems.append(f"hosts.yml: '{host}' has the address {address} of '{seen[address]}'; each needs its own")
         seen[address] = host

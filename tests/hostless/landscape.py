@@ -9,7 +9,7 @@ import functools
 import importlib.machinery
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -261,18 +261,22 @@ class Landscape:
             return {}
         return FACTS_HARDWARE if play.gather_subset == ["hardware"] else FACTS_ALL
 
+    @staticmethod
+    def _files(host: str, steps: Iterable[Step]) -> Iterator[File]:
+        for step in steps:
+            if step.task.action == "ansible.builtin.template":
+                for item in step.items():
+                    yield item.render(host)
+
+    def every_file(self) -> Iterator[File]:
+        """Return each file that a template writes on any host, and keep nothing: for inventories of many hosts."""
+        for host in self.hosts:
+            yield from self._files(host, self._steps(host))
+
     @functools.cached_property
     def files(self) -> list[File]:
         """All files that templates write, on all hosts; what two tasks write alike is there once."""
-        return list(
-            dict.fromkeys(
-                item.render(host)
-                for host in self.hosts
-                for step in self.steps(host)
-                if step.task.action == "ansible.builtin.template"
-                for item in step.items()
-            )
-        )
+        return list(dict.fromkeys(file for host in self.hosts for file in self._files(host, self.steps(host))))
 
     @functools.cached_property
     def secrets(self) -> set[str]:
