@@ -268,10 +268,9 @@ class Landscape:
                 for item in step.items():
                     yield item.render(host)
 
-    def every_file(self) -> Iterator[File]:
-        """Return each file that a template writes on any host, and keep nothing: for inventories of many hosts."""
-        for host in self.hosts:
-            yield from self._files(host, self._steps(host))
+    def files_of(self, host: str) -> Iterator[File]:
+        """Return each file that a template writes on a host, and keep nothing: for inventories of many hosts."""
+        return self._files(host, self._steps(host))
 
     @functools.cached_property
     def files(self) -> list[File]:
