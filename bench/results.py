@@ -25,6 +25,12 @@ def rounds(default: int = 3) -> int:
     return int(given)
 
 
+def command(part: str) -> str:
+    """Return what repeats a part as it was run."""
+    given = [f"{name}='{os.environ[name]}'" for name in ("ROUNDS", "SECONDS", "ENGINES") if os.environ.get(name)]
+    return " ".join([*given, "bench/run", part])
+
+
 def say(line: str) -> None:
     """Print a line of progress at once."""
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)

@@ -272,6 +272,16 @@ class Landscape:
         """Return each file that a template writes on a host, and keep nothing: for inventories of many hosts."""
         return self._files(host, self._steps(host))
 
+    def packages_of(self, host: str) -> set[str]:
+        """Return the names of the packages that tasks install on a host."""
+        found = set()
+        for step in self._steps(host):
+            if named := {"ansible.builtin.apt": "name", "packages_installed": "names"}.get(step.task.action):
+                for item in step.items():
+                    names = plain(item.evaluate(item.task.args[named]))
+                    found |= {names} if isinstance(names, str) else set(names)
+        return found
+
     @functools.cached_property
     def files(self) -> list[File]:
         """All files that templates write, on all hosts; what two tasks write alike is there once."""
