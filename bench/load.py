@@ -86,7 +86,7 @@ def _start(
 ) -> subprocess.Popen:
     base.with_suffix(".uris").write_text("".join(f"{place.url}{path}\n" for path in paths))
     command = [
-        "h2load", "--h1", "--threads=1", f"--clients={connections}", f"--duration={seconds}",
+        "h2load", "--h1", "--threads=1", f"--clients={connections}", f"--duration={seconds * 1000:.0f}ms",
         f"--input-file={base}.uris", f"--log-file={base}.log",
     ]  # fmt: skip
     if place.socket:

@@ -35,9 +35,7 @@ def packages() -> dict[str, list[str]]:
     They are read from the roles' own apt tasks, by the hostless tests' means, in a process of its own: Ansible reads
     its configuration once.
     """
-    done = subprocess.run(
-        [sys.executable, __file__], cwd=results.ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, __file__], cwd=results.ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"bench: cannot tell which packages the roles install:\n{done.stdout}{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -102,9 +100,13 @@ def measure() -> dict:
     found = {"floor": bottom, "create_seconds": creation, "releases_built_before": built}
     results.say("running site.yml for the first time")
     found["first"] = site()
-    results.say(f"first run: {found['first']['seconds']:.1f} s, {max(found['first']['hosts'].values())} host-tasks at most")
+    results.say(
+        f"first run: {found['first']['seconds']:.1f} s, {max(found['first']['hosts'].values())} host-tasks at most"
+    )
     found["again"] = site()
-    results.say(f"second run: {found['again']['seconds']:.1f} s, {max(found['again']['hosts'].values())} host-tasks at most")
+    results.say(
+        f"second run: {found['again']['seconds']:.1f} s, {max(found['again']['hosts'].values())} host-tasks at most"
+    )
     if found["again"]["changed"]:
         results.say(f"the second run changed {found['again']['changed']} things; it should change nothing")
     return found

@@ -7,6 +7,7 @@ can take turns within a round. Clients connect straight to the sockets.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -33,16 +34,11 @@ def units() -> dict[tuple[str, str], str]:
     The templates are rendered by the hostless tests' means, in a process of its own: Ansible reads its configuration
     once.
     """
-    found = {}
-    for server in SERVERS:
-        done = subprocess.run(
-            [sys.executable, __file__, server], cwd=results.ROOT, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            sys.exit(f"bench: cannot render the units for {server}:\n{done.stdout}{done.stderr}")
-        for service, text in json.loads(done.stdout.splitlines()[-1]).items():
-            found[service, server] = beside(text, service)
-    return found
+    done = subprocess.run([sys.executable, __file__], cwd=results.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"bench: cannot render the units:\n{done.stdout}{done.stderr}")
+    written = json.loads(done.stdout.splitlines()[-1])
+    return {(service, server): beside(text, service) for server in written for service, text in written[server].items()}
 
 
 def beside(unit: str, service: str) -> str:
@@ -112,7 +108,7 @@ def side_by_side() -> Iterator[dict[tuple[str, str], str]]:
         for key, name in names.items():
             host.run(f"systemctl start {name}")
             path = lab.SERVICES[key[0]].get("health", {}).get("ready", "/readyz")
-            lab.wait(lambda at=place(*key), path=path: ready(at, path), 60, f"{name} answers")
+            lab.wait(functools.partial(ready, place(*key), path), 60, f"{name} answers")
         yield names
     finally:
         results.say("the servers are removed")
@@ -189,21 +185,19 @@ def measure(connections: int = 32) -> dict:
 
 
 def main() -> None:
-    """Print the units of NODE for a server as JSON; `units` calls this."""
+    """Print the units of NODE by server and service as JSON; `units` calls this."""
     os.environ["ANSIBLE_CONFIG"] = str(results.ROOT / "ansible.cfg")
     sys.path.insert(0, str(results.ROOT / "tests/hostless"))
     from landscape import Landscape
 
-    services = {name: dict(own or {}) for name, own in lab.OWN.items()}
-    for name in SERVICES:
-        services[name]["server"] = sys.argv[1]
-    landscape = Landscape(results.ROOT / "inventory/lab", services=services)
-    written = {
-        name: file.text
-        for file in landscape.files_of(NODE)
-        for name in SERVICES
-        if file.path == f"/etc/systemd/system/svc-{name}@.service"
-    }
+    written = {}
+    for server in SERVERS:
+        services = {
+            name: (own or {}) | ({"server": server} if name in SERVICES else {}) for name, own in lab.OWN.items()
+        }
+        landscape = Landscape(results.ROOT / "inventory/lab", services=services)
+        units = {f"/etc/systemd/system/svc-{name}@.service": name for name in SERVICES}
+        written[server] = {units[file.path]: file.text for file in landscape.files_of(NODE) if file.path in units}
     print(json.dumps(written))
 
 

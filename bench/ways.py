@@ -180,16 +180,19 @@ def measure_ways(engines: dict[str, str], connections: int = 32) -> dict:
             found = ways(route.service, engines)
             for way in found[number % len(found) :] + found[: number % len(found)]:
                 rows.add(one(way, route, connections), route=name, way=way.name)
-    return {"connections": connections, "seconds": seconds(), "rows": in_order(rows.list(), engines), "services": served()}
+    return {
+        "connections": connections,
+        "seconds": seconds(),
+        "rows": in_order(rows.list(), engines),
+        "services": served(),
+    }
 
 
 def in_order(rows: list[dict], engines: dict[str, str]) -> list[dict]:
     """Return rows with the ways of each route from the shortest to the longest; rounds began with another each."""
     order = ["worker", "node", *engines]
     names = list(dict.fromkeys(row["route"] for row in rows))
-    return sorted(
-        rows, key=lambda row: (names.index(row["route"]), row.get("connections", 0), order.index(row["way"]))
-    )
+    return sorted(rows, key=lambda row: (names.index(row["route"]), row.get("connections", 0), order.index(row["way"])))
 
 
 def served() -> dict[str, str]:

@@ -432,7 +432,7 @@ def services_backends(services: list[dict], nodes: Mapping[str, list[dict]], hea
 def services_ingress(services: list[dict], nodes: Mapping[str, list[dict]], node: str) -> list[dict]:
     """Return what the node proxy of one node has to know of the services that run there.
 
-    Their peers come the next by name first, so that whoever takes a few of them stands in for as many as stand in for it.
+    Their peers come the next by name first: a node that takes a few stands in for as many as stand in for it.
     """
     return [
         {
