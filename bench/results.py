@@ -37,7 +37,7 @@ def say(line: str) -> None:
 
 
 def machine() -> dict[str, object]:
-    """Return what was measured on: cores, memory in MB, processor, kernel."""
+    """Return what was measured on: cores, memory in MB, processor, kernel, and its load of the last five minutes."""
     memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
@@ -45,6 +45,7 @@ def machine() -> dict[str, object]:
         "memory_mb": int(memory.split()[1]) // 1024,
         "processor": models[0].split(":", 1)[1].strip() if models else platform.machine(),
         "kernel": platform.release(),
+        "load": round(os.getloadavg()[1], 1),
     }
 
 

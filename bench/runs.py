@@ -78,7 +78,7 @@ def site() -> dict:
         counted = Path(folder) / "host-tasks.json"
         taken, shown = stack.ansible(
             "ansible-playbook", "site.yml",
-            environment={"ANSIBLE_CALLBACKS_ENABLED": "host_tasks", "HOST_TASKS_FILE": str(counted)},
+            environment={"TERRACE_HOST_TASKS": str(counted)},
         )  # fmt: skip
         if not counted.exists():
             sys.exit("bench: the callback plugin host_tasks wrote nothing; see plugins/callback/host_tasks.py")

@@ -84,8 +84,8 @@ def render(place: Path) -> dict[str, float]:
     """Render every template of site.yml for every host in a process of its own.
 
     Returns:
-        `seconds` from opening the inventory to the last file, `cpu_seconds` of all processes, `files`, and their `bytes`
-        together.
+        `seconds` from opening the inventory to the last file, `cpu_seconds` of all processes, how many `files` there
+        are, and their `bytes` together.
     """
     done = subprocess.run([sys.executable, __file__, str(place)], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

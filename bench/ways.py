@@ -46,7 +46,7 @@ def routes() -> dict[str, Route]:
 
 
 def seconds() -> float:
-    """Return how long one load lasts: SECONDS of the environment, 4 by default."""
+    """Return about how long one load lasts: SECONDS of the environment, 4 by default."""
     given = float(os.environ.get("SECONDS", "4"))
     if not 1 <= given <= 60:
         raise SystemExit(f"bench: SECONDS is {given:g}; has to be from 1 to 60")
