@@ -137,7 +137,7 @@ def socket_of(service: str) -> str:
         check=True,
     )
     slot = lab.Host(NODE).live_slot(service)
-    return existing(Path(f"/proc/{int(shown.stdout)}/root/run/terrace/{service}/{slot}.sock"))
+    return existing(Path(f"/proc/{int(shown.stdout)}", "root", f"run/terrace/{service}/{slot}.sock"))
 
 
 def existing(path: Path) -> str:
