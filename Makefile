@@ -115,9 +115,17 @@ test: setup-lab ## Run every check there is, the whole lab included
 	@$(MAKE) test-examples
 	@molecule test --all
 
-.PHONY: bench
-bench: setup-lab ## Measure the lab as it stands: the large data set, and what a request's way costs
-	@$(BIN)/python bench/run
+.PHONY: bench bench-report
+bench: setup-lab ## Measure into docs/benchmarks.md; makes the lab anew (PARTS=all, ROUNDS=3)
+	@$(BIN)/python bench/run $(or $(PARTS),all)
+	@$(MAKE) bench-report
+bench-report: .terrace/venv-bench/.done ## Write what was measured into docs/benchmarks.md
+	@.terrace/venv-bench/bin/python bench/report
+
+.terrace/venv-bench/.done: bench/requirements.txt
+	@python3 -m venv --clear .terrace/venv-bench
+	@.terrace/venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
+	@touch $@
 
 .PHONY: docs
 docs: setup ## Write the documentation's tables of keys anew, from the contracts

@@ -135,7 +135,10 @@ def services_backends(services: list[dict], nodes: Mapping[str, list[dict]], hea
 
 
 def services_ingress(services: list[dict], nodes: Mapping[str, list[dict]], node: str) -> list[dict]:
-    """Return what the node proxy of one node has to know of the services that run there, their peers included."""
+    """Return what the node proxy of one node has to know of the services that run there.
+
+    Their peers come the next by name first: a node that takes a few stands in for as many as stand in for it.
+    """
     return [
         {
             "name": service["name"],
@@ -144,23 +147,58 @@ def services_ingress(services: list[dict], nodes: Mapping[str, list[dict]], node
             "host_header": next((route["host"] for route in service["routes"] if route["host"]), "localhost"),
             "timeout_request": service["timeout"]["request"],
             "timeout_stop": service["timeout"]["stop"],
-            "peers": [peer for peer in nodes[service["name"]] if peer["name"] != node],
+            "peers": _from(nodes[service["name"]], node)[1:],
         }
         for service in services
     ]
 
 
+def _from(nodes: list[dict], name: str) -> list[dict]:
+    """Return nodes by name, turned round so that the one of this name comes first."""
+    ordered = sorted(nodes, key=lambda node: node["name"])
+    start = next((place for place, node in enumerate(ordered) if node["name"] == name), 0)
+    return ordered[start:] + ordered[:start]
+
+
+# Each caller checks every node that it may call, every second: with all of them checks, and the size of all
+# configurations, would grow with the square of the nodes.
+CALLED = 8
+
+
+def _called(targets: list[dict], callers: list[str], node: str) -> list[dict]:
+    """Return the nodes of a service that one caller balances over: itself and the next by name, at least CALLED.
+
+    Where there are few callers each takes more, so that every node is called, and by as many as any other.
+    """
+    ordered = sorted(targets, key=lambda target: target["name"])
+    if not any(target["name"] == node for target in ordered) and ordered:
+        node = ordered[callers.index(node) * len(ordered) // len(callers)]["name"]
+    return _from(ordered, node)[: max(CALLED, -(-len(ordered) // len(callers)))]
+
+
 def services_needs(
-    here: list[dict], services: list[dict], nodes: Mapping[str, list[dict]], health_port: int
+    here: list[dict], services: list[dict], nodes: Mapping[str, list[dict]], health_port: int, node: str
 ) -> list[dict]:
-    """Return the services that those of one node call, with the nodes that run them."""
+    """Return the services that those of one node call, with the nodes that it calls them on.
+
+    Parameters:
+        here: the services of the node, of `services_list`.
+        services: all of them.
+        nodes: by service, its app nodes with name and address.
+        health_port: the port on which node proxies tell of readiness.
+        node: the node's name.
+    """
     needed = {need for service in here for need in service["needs"]}
+    callers = {
+        need: sorted({host["name"] for s in services if need in s["needs"] for host in nodes[s["name"]]})
+        for need in needed
+    }
     return [
         {
             "name": service["name"],
             "port": service["port"],
             "health_port": health_port,
-            "nodes": nodes[service["name"]],
+            "nodes": _called(nodes[service["name"]], callers[service["name"]], node),
             "timeout_request": service["timeout"]["request"],
         }
         for service in services

@@ -10,7 +10,7 @@ import importlib.machinery
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -290,18 +290,31 @@ class Landscape:
             return {}
         return FACTS_HARDWARE if play.gather_subset == ["hardware"] else FACTS_ALL
 
+    @staticmethod
+    def _files(host: str, steps: Iterable[Step]) -> Iterator[File]:
+        for step in steps:
+            if step.task.action == "ansible.builtin.template":
+                for item in step.items():
+                    yield item.render(host)
+
+    def files_of(self, host: str) -> Iterator[File]:
+        """Return each file that a template writes on a host, and keep nothing: for inventories of many hosts."""
+        return self._files(host, self._steps(host))
+
+    def packages_of(self, host: str) -> set[str]:
+        """Return the names of the packages that tasks install on a host."""
+        found = set()
+        for step in self._steps(host):
+            if named := {"ansible.builtin.apt": "name", "packages_installed": "names"}.get(step.task.action):
+                for item in step.items():
+                    names = plain(item.evaluate(item.task.args[named]))
+                    found |= {names} if isinstance(names, str) else set(names)
+        return found
+
     @functools.cached_property
     def files(self) -> list[File]:
         """All files that templates write, on all hosts; what two tasks write alike is there once."""
-        return list(
-            dict.fromkeys(
-                item.render(host)
-                for host in self.hosts
-                for step in self.steps(host)
-                if step.task.action == "ansible.builtin.template"
-                for item in step.items()
-            )
-        )
+        return list(dict.fromkeys(file for host in self.hosts for file in self._files(host, self.steps(host))))
 
     @functools.cached_property
     def secrets(self) -> set[str]:

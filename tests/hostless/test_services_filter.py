@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import os
 import re
@@ -536,11 +537,47 @@ def test_needs_of_a_node():
     """Each once, ordered as services are, also those that do not run on the node."""
     declared = listed(a={"needs": ["c", "b"]}, b={"needs": ["c"], "timeout": {"request": 5}}, c={}, d={})
     nodes = {"a": [A1], "b": [A1], "c": [A2], "d": [A1]}
-    assert services.services_needs(declared[:2], declared, nodes, 8400) == [
+    assert services.services_needs(declared[:2], declared, nodes, 8400, "a1") == [
         {"name": "b", "port": 8002, "health_port": 8400, "nodes": [A1], "timeout_request": 5},
         {"name": "c", "port": 8003, "health_port": 8400, "nodes": [A2], "timeout_request": 30},
     ]
-    assert services.services_needs(declared[2:], declared, nodes, 8400) == []
+    assert services.services_needs(declared[2:], declared, nodes, 8400, "a1") == []
+
+
+def test_peers_come_the_next_by_name_first():
+    declared = listed(a={})
+    nodes = [{"name": name, "address": name} for name in ("n3", "n1", "n4", "n2")]
+    (found,) = services.services_ingress(declared, {"a": nodes}, "n3")
+    assert [peer["name"] for peer in found["peers"]] == ["n4", "n1", "n2"]
+
+
+@pytest.mark.parametrize(
+    ("callers", "targets"), [(40, 40), (3, 3), (20, 50), (2, 50), (50, 2), (7, 30)], ids=lambda value: str(value)
+)
+def test_callers_share_the_nodes_of_a_need(callers, targets):
+    """Every node is called, none by many more than another, and what one caller checks does not grow with the nodes."""
+    declared = listed(a={"needs": ["b"]}, b={})
+    nodes = {
+        "a": [{"name": f"caller{number}", "address": "x"} for number in range(callers)],
+        "b": [{"name": f"target{number}", "address": "x"} for number in range(targets)],
+    }
+    calls = collections.Counter()
+    for caller in nodes["a"]:
+        (need,) = services.services_needs(declared[:1], declared, nodes, 8400, caller["name"])
+        names = [node["name"] for node in need["nodes"]]
+        assert len(names) == len(set(names)) == min(targets, max(8, -(-targets // callers)))
+        calls.update(names)
+    assert len(calls) == targets
+    assert max(calls.values()) <= 2 * min(calls.values())
+
+
+def test_a_node_calls_itself_first():
+    declared = listed(a={"needs": ["b"]}, b={})
+    nodes = [{"name": f"n{number}", "address": "x"} for number in range(10, 40)]
+    for node in nodes:
+        (need,) = services.services_needs(declared, declared, {"a": nodes, "b": nodes}, 8400, node["name"])
+        assert need["nodes"][0] == node
+        assert len(need["nodes"]) == 8
 
 
 def test_routes_come_most_specific_first():

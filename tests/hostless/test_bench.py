@@ -1,0 +1,223 @@
+"""The benchmark's tools: what they make of h2load's log, of a recap and of a unit, and the page that they fill."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from landscape import ROOT, Landscape
+
+sys.path.insert(0, str(ROOT / "bench"))
+import load
+import results
+import runs
+import scale
+import servers
+import stack
+
+PAGE = (ROOT / "docs/benchmarks.md").read_text()
+
+
+def line(start: float, status: int, took: float) -> str:
+    """Return a line of h2load's log: seconds since a begin, a status, milliseconds."""
+    return f"{int(1_700_000_000e6 + start * 1e6)}\t{status}\t{int(took * 1000)}"
+
+
+def test_summary_counts_what_came_in_between():
+    """Neither the first fifth, while connections open, nor the last tenth, when some clients are done."""
+    steady = [line(number / 50, 200, 10 + number / 100) for number in range(70)]
+    seen = load.summary([*[line(-9, 200, 900)] * 20, *steady, *[line(9, 200, 900)] * 10], 100, "here")
+    assert seen.rate == pytest.approx(50, rel=0.01)
+    assert seen.p50 == pytest.approx(10.345)
+    assert seen.p99 == pytest.approx(10.683, abs=0.01)
+    assert seen.answers == 100
+    assert seen.statuses == {"200": 100}
+
+
+def test_summary_counts_what_failed():
+    """Also requests that h2load says nothing of, since their connection never was."""
+    lines = [line(number / 10, status, 5) for number, status in enumerate([200] * 20 + [503, -1, 201])]
+    seen = load.summary(lines, 30, "here")
+    assert seen.statuses == {"200": 20, "503": 1, "201": 1, "failed": 8}
+    assert seen.answers == 22
+    with pytest.raises(load.LoadError, match=r"there: not all were answered with 2xx: \{'503': 1, 'failed': 8\}"):
+        load.all_good(seen, "there")
+
+
+def test_summary_of_nothing():
+    with pytest.raises(load.LoadError, match=r"here: 0 answers to 2 requests; statuses \{'failed': 2\}"):
+        load.summary([line(0, -1, 5), line(1, -1, 5)], 2, "here")
+
+
+def test_changed():
+    recap = "PLAY RECAP ***\nlb1  : ok=9  changed=3  unreachable=0 failed=0\napp1 : ok=9  changed=0  unreachable=0\n"
+    assert stack.changed(f"lb1 : changed=7\n{recap}") == {"lb1": 3, "app1": 0}
+
+
+def test_processor_time_is_that_of_a_unit(tmp_path):
+    """All its processes, whose names may hold spaces and brackets; not those of a unit whose name only begins alike."""
+    fields = " ".join(["0"] * 9)
+    for pid, unit, used in ((1, "svc-a@blue", "10 5"), (2, "svc-a@blue", "20 5"), (3, "svc-a@blue2", "70 70")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cgroup").write_text(f"0::/svc.slice/{unit}.service\n")
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a (b) c) S 1 {fields} {used} 0 0\n")
+    script = stack.PROCESSOR.format(units="svc-a@blue gone").replace("/proc/", f"{tmp_path}/")
+    shown = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown[0] == str(os.sysconf("SC_CLK_TCK"))
+    assert shown[1:] == ["svc-a@blue 2 40", "gone 0 0"]
+
+
+def test_a_socket_is_one(tmp_path):
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        assert stack.existing(path) == str(path)
+    with pytest.raises(SystemExit, match="is not a socket that can be connected to"):
+        stack.existing(tmp_path / "none.sock")
+
+
+@pytest.fixture(scope="module")
+def units() -> dict[tuple[str, str], str]:
+    return servers.units()
+
+
+@pytest.mark.parametrize("server", servers.SERVERS)
+def test_a_unit_beside_the_slots(units, server):
+    """It is the role's own unit, and nothing of the stack takes it for a slot."""
+    for service in servers.SERVICES:
+        text = units[service, server]
+        assert f"python -m {server} " in text
+        assert f"/run/terrace/{service}/%i.sock" in text
+        assert f"EnvironmentFile=/etc/terrace/services/{service}/service.env" in text
+        assert "NoNewPrivileges=yes" in text
+        assert "PartOf=" not in text
+        assert "X-Terrace" not in text
+        assert text.rstrip().endswith("WantedBy=svc-" + service + ".target")
+
+
+def test_a_unit_that_is_written_otherwise_is_refused():
+    with pytest.raises(ValueError, match=re.escape("svc-users@.service does not name its socket")):
+        servers.beside("[Service]\nExecStart=/bin/true\n", "users")
+
+
+def test_packages_are_those_of_the_roles():
+    found = runs.packages()
+    assert {"haproxy", "pgbouncer", "python3-venv"} <= set(found["app1"])
+    assert {"postgresql-17", "patroni", "etcd-server"} <= set(found["db1"])
+    assert "redis-server" in found["cache1"]
+    assert "redis-server" not in found["db1"]
+    assert all(len(name) > 1 for names in found.values() for name in names)
+
+
+@pytest.mark.parametrize("name", ["lb", "app"])
+def test_install_script_parses(name):
+    done = subprocess.run(
+        ["sh", "-n"], input=runs.INSTALL.format(packages=name), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_generated_inventory_is_accepted_and_rendered(tmp_path):
+    place = scale.inventory(tmp_path, 12)
+    assert scale.validate(place) > 0
+    landscape = Landscape(place, vault_key=None, vault_services=None)
+    assert len(landscape.hosts) == 12
+    files = list(landscape.files_of("app4"))
+    assert "/etc/haproxy/node.cfg" in {file.path for file in files}
+    assert {file.host for file in files} == {"app4"}
+
+
+def test_what_a_node_is_told_of_others_does_not_grow_with_them(tmp_path):
+    """Twice the nodes: the node proxy's configuration may grow by the list of trusted addresses alone."""
+    lines = []
+    for count in (30, 60):
+        (tmp_path / str(count)).mkdir()
+        landscape = Landscape(scale.inventory(tmp_path / str(count), count), vault_key=None, vault_services=None)
+        (text,) = (file.text for file in landscape.files_of("app1") if file.path == "/etc/haproxy/node.cfg")
+        lines.append(len(text.splitlines()))
+    assert lines[0] == lines[1]
+
+
+def test_each_host_is_asked_for_its_address_once(tmp_path):
+    """Ansible puts all variables of a host together for it, and every expression of a group asks for all its hosts."""
+    landscape = Landscape(scale.inventory(tmp_path, 12), vault_key=None, vault_services=None)
+    asked = []
+    of = landscape.manager.get_vars
+
+    def get_vars(*words, **named):
+        if named.get("host") is not None and not named.get("task") and not named.get("play"):
+            asked.append(named["host"].name)
+        return of(*words, **named)
+
+    landscape.manager.get_vars = get_vars
+    list(landscape.files_of("app1"))
+    assert asked
+    assert max(asked.count(host) for host in landscape.hosts) <= 2
+
+
+@pytest.mark.parametrize("part", ["data", "ways", "cache", "compression", "connections", "servers", "runs", "scale"])
+def test_the_page_has_a_place_for_every_part(part):
+    assert PAGE.count(f"<!-- bench: {part} -->") == 1
+
+
+def test_the_page_says_what_was_measured():
+    """A table stands where, and only where, a result is kept; so no figure is in it that was not measured."""
+    for part, text in re.findall(r"(?s)<!-- bench: (\w+) -->\n(.*?)<!-- end -->", PAGE):
+        kept = ROOT / f"bench/results/{part}.json"
+        assert kept.exists() == bool(text.strip()), part
+        if kept.exists():
+            found = json.loads(kept.read_text())
+            assert found["date"] in text
+            assert found["command"] in text
+
+
+def test_results_are_kept_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    assert results.load("ways") is None
+    path = results.save("ways", "bench/run ways", {"rows": [1.5]})
+    kept = results.load("ways")
+    assert kept["measured"] == {"rows": [1.5]}
+    assert kept["machine"]["cores"] >= 1
+    assert kept["machine"]["memory_mb"] > 100
+    assert [name.name for name in path.parent.iterdir()] == ["ways.json"]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "many", "1000"])
+def test_rounds_are_bounded(monkeypatch, given):
+    monkeypatch.setenv("ROUNDS", given)
+    with pytest.raises(SystemExit, match="ROUNDS is"):
+        results.rounds()
+
+
+@pytest.mark.parametrize("words", [[], ["nothing"], ["ways", "wrong"]])
+def test_an_unknown_part_shows_what_there_is(words):
+    done = subprocess.run([sys.executable, ROOT / "bench/run", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "bench/run PART" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("h2load"), reason="h2load comes with the lab's packages")
+def test_h2load_is_understood(tmp_path):
+    """A load on a unix socket: the paths in turn, the body, the header."""
+    path = tmp_path / "s.sock"
+    server = Path(__file__).with_name("data") / "answers.py"
+    with subprocess.Popen([sys.executable, server, str(path)], stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout.readline() == "ready\n"
+            seen = load.run(
+                load.Place("http://localhost", str(path)), [["/a", "/b"], ["/c"]], 2, 0.5, {"X-A": "b"}, "{}"
+            )
+        finally:
+            running.terminate()
+        asked = set(running.stdout.read().split())
+    assert asked == {"POST:/a:b:2", "POST:/b:b:2", "POST:/c:b:2"}
+    assert set(seen.statuses) == {"201"}
+    assert seen.rate > 10
