@@ -320,7 +320,7 @@ def members(group: str, groups: Mapping[str, list[str]], hostvars: Mapping) -> l
     for host in groups.get(group, []):
         if host not in known:
             variables = hostvars[host]
-            known[host] = str(variables.get("address") or variables.get("ansible_host", host))
+            known[host] = str(variables.get("address") or variables.get("ansible_host", host) or "")
     return [{"name": host, "address": known[host]} for host in groups.get(group, [])]
 
 

@@ -133,6 +133,8 @@ class Environment:
 
     def _reach_of_ours(self, setting: Setting, readers: str) -> Iterator[Problem]:
         hosts = set(self._hosts_of(setting))
+        if readers == "any":
+            return
         if readers == "host":
             if setting.kind != "host":
                 yield Problem(setting.file, setting.key, "is of one host; move it to that host in hosts.yml")
@@ -227,7 +229,7 @@ class Environment:
         addresses = {}
         for host in self.hosts:
             try:
-                addresses[host] = str(self.hostvars[host]["topology_address"])
+                addresses[host] = str(self.hostvars[host]["topology_address"] or "")
             except (AnsibleError, TemplateError):
                 continue
         for text in topology.topology_problems(self.groups, addresses):

@@ -62,7 +62,10 @@ def _hosts(groups: Mapping[str, list[str]]) -> Iterator[str]:
 def _addresses(addresses: Mapping[str, str]) -> Iterator[str]:
     seen: dict[str, str] = {}
     for host, given in addresses.items():
-        address = str(given).lower()
+        address = str(given or "").lower()
+        if not address:
+            yield f"the host '{host}' has no address; fill in its ansible_host"
+            continue
         if wrong := _wrong(address, alone=len(addresses) == 1):
             yield f"'{host}' has the address {given}, {wrong}"
         if address in seen:

@@ -156,15 +156,15 @@ class Step:
         return File(host, self.role, Path(source).resolve(), path, mode, text or "")
 
 
-def problems(inventory: Path, **extra: Any) -> list[str]:
+def problems(inventory: Path, vault: str = "", **extra: Any) -> list[str]:
     """Return what `make check` would say of an inventory: first what keeps Ansible from reading it, or else the rest.
 
     Parameters:
-        extra: as of a Landscape.
+        vault, extra: as of a Landscape.
     """
     if found := unreadable(inventory):
         return [str(problem) for problem in found]
-    _, manager, hostvars, loader = _ansible(inventory, extra)
+    _, manager, hostvars, loader = _ansible(inventory, extra, vault)
     groups = manager._inventory.get_groups_dict()
     return Environment(hostvars, groups, lambda path: loader.get_text_file_contents(str(path))).lines
 

@@ -15,8 +15,7 @@ import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from landscape import ROOT, Landscape
-from test_inventories import problems
+from landscape import ROOT, Landscape, problems
 
 PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 # The blocks of docs/your-own-service.md; the first is a whole service.
@@ -173,13 +172,14 @@ def test_a_script_gives_the_password_and_one_that_fails_leaves_nothing(tmp_path,
 
 
 def test_what_is_to_be_filled_in_is_named(made):
-    fresh = Landscape(made.path, vault=made.password, vault_key=None, vault_services=None)
-    assert problems(fresh) == ["hosts.yml: the host 'server1' has no address; fill in its ansible_host"]
+    assert problems(made.path, made.password, vault_key=None, vault_services=None) == [
+        "hosts.yml: the host 'server1' has no address; fill in its ansible_host"
+    ]
 
 
 def test_filled_in_it_is_a_whole_landscape(made, filled):
     found = Landscape(filled, vault=made.password, vault_key=None, vault_services=None)
-    assert problems(found) == []
+    assert problems(filled, made.password, vault_key=None, vault_services=None) == []
     assert found.value("server1", "vault_key") == secrets(filled, made.password)["vault_key"]
     assert set(found.value("server1", "group_names")) == set(found.value("server1", "topology_members"))
     roles = {file.role for file in found.files}
@@ -201,9 +201,9 @@ def test_every_key_that_the_page_shows_is_right(made, filled):
     services = filled.parents[1] / "services"
     (services / "shop.yml").write_text(yaml.safe_dump(whole))
     (services / "users.yml").write_text(yaml.safe_dump(shown[0] | {"port": 8011, "routes": [{"path": "/users"}]}))
-    given = {"vault_services": {"shop": dict.fromkeys(whole["secrets"], "x")}}
+    given = {"vault_services": {"shop": dict.fromkeys(whole["secrets"], "f0e1d2c3b4a5")}}
     found = Landscape(filled, vault=made.password, vault_key=None, services=override | {"users": {}}, **given)
-    assert problems(found) == []
+    assert problems(filled, made.password, vault_key=None, services=override | {"users": {}}, **given) == []
     shop = found.value("server1", "topology_services")[0]
     assert (shop["workers"], shop["environment"]) == (8, {"LOG_LEVEL": "warning", "FEATURE_X": True})
 
@@ -215,7 +215,7 @@ def test_without_services_it_renders_too(made, tmp_path):
     hosts = path / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("ansible_host:\n", "ansible_host: 198.51.100.7\n", 1))
     empty = Landscape(path, vault=made.password, vault_key=None, vault_services=None)
-    assert problems(empty) == []
+    assert problems(path, made.password, vault_key=None, vault_services=None) == []
     assert len(empty.files) > 20
 
 
@@ -223,7 +223,9 @@ def test_without_services_it_renders_too(made, tmp_path):
 def test_ansible_itself_takes_it_from_outside(made, filled, place):
     inventory = {"absolute": filled, "relative": os.path.relpath(filled, ROOT)}[place]
     password = f"--vault-password-file={filled / '.vault-password'}"
-    done = ansible(f"--inventory={inventory}", password, "playbooks/validate.yml", home=made.home)
+    done = ansible(
+        f"--inventory={inventory}", password, "playbooks/validate.yml", "-e", "validate_sources=false", home=made.home
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"server1 +: ok=\d", done.stdout)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from landscape import ROOT, Landscape
+from landscape import ROOT, Landscape, problems
 
 # Connections that are not the services': superusers, Patroni, monitoring and people.
 RESERVE = 20
@@ -144,14 +144,14 @@ def test_the_scenario_single_is_one_machine_and_room_for_a_second(scenario):
     """One in every group; the second app node, which its test adds by the same words, fits into the budget."""
     alone = Landscape(scenario)
     assert alone.hosts == ["solo1"]
-    assert problems(alone) == []
+    assert problems(scenario) == []
     assert Path(alone.value("solo1", "lab_state")) == scenario.parents[1] / ".terrace/single"
     hosts = scenario / "hosts.yml"
     nodes = "    app:\n      hosts:\n        solo1:\n"
     assert hosts.read_text().count(nodes) == 1
     hosts.write_text(hosts.read_text().replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.62}\n"))
     grown = Landscape(scenario)
-    assert problems(grown) == []
+    assert problems(scenario) == []
     assert grown.value("solo2", "[group_names, topology_address]") == [["app", "lab"], "10.77.0.62"]
     assert grown.value("solo1", "haproxy_lb_services | map(attribute='nodes') | map('length')") == [2, 2, 2]
 

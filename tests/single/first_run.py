@@ -1,0 +1,35 @@
+"""Provisions the scenario's bare machine by runs that are killed at random points, and keeps what they lead to.
+
+test_interrupted.py compares it with the state after a run that nobody interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fleet"))
+
+import lab
+import state
+from interrupt import SEED, complete_run, interrupted_runs, playbook_command
+
+KEPT = lab.STATE / "interrupted.json"
+KILLS = 12
+# Roughly what a first run has; interrupted_runs mends the figure where a run has fewer.
+TASKS = 110
+
+
+def main() -> None:
+    """Kill runs, let one end, and write the state of the machine."""
+    print(f"seed {SEED}")
+    command = playbook_command("site.yml")
+    for line in interrupted_runs(KILLS, lambda _: command, TASKS, SEED):
+        print(line)
+    complete_run(command)
+    KEPT.write_text(json.dumps(state.collect(lab.Host("solo1"))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Runs of site.yml that are killed at random points: the controller dies, the host is left as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lab
+
+# One figure decides all points; a run that found something can be repeated with it.
+SEED = int(os.environ.get("INTERRUPT_SEED") or random.SystemRandom().randrange(1_000_000))
+
+
+def playbook_command(*words: str) -> list[str]:
+    """Return the words of a run of ansible-playbook on the scenario's inventory."""
+    return [str(lab.ROOT / ".venv/bin/ansible-playbook"), f"--inventory={lab.INVENTORY}", *words]
+
+
+def started(command: Sequence[str]) -> subprocess.Popen:
+    """Start a run and return it; it prints into a pipe."""
+    return subprocess.Popen(
+        command,
+        cwd=lab.ROOT,
+        env=lab.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def complete_run(command: Sequence[str]) -> str:
+    """Let a run come to its end and return what it printed; AssertionError where it fails."""
+    with started(command) as process:
+        said = process.stdout.read()
+    assert process.returncode == 0, said[-4000:]
+    return said
+
+
+def console(host: str, command: str) -> None:
+    """Run a shell command on a host as one does at its console, when SSH is no way to it."""
+    subprocess.run([lab.ROOT / "molecule/lab/podman", "exec", host, "sh", "-c", command], check=True)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descend from it: Ansible's workers have sessions of their own."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
+def killed_run(command: Sequence[str], tasks: int, pause: float) -> bool:
+    """Start a run, kill it, and return whether it was killed; False where it came to its end before.
+
+    Parameters:
+        command: ansible-playbook and its words.
+        tasks: it is killed within the task of this number.
+        pause: seconds between that task's beginning and the kill.
+
+    AssertionError where the run failed by itself: what the one before it left was in its way.
+    """
+    process = started(command)
+    begun, said = 0, []
+    for line in process.stdout:
+        said.append(line)
+        begun += line.startswith("TASK [")
+        if begun == tasks:
+            time.sleep(pause)
+            break
+    if begun < tasks:
+        process.wait()
+    ended = process.poll() is not None
+    if not ended:
+        for pid in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.stdout.close()
+    code = process.wait()
+    assert not ended or code == 0, f"a run failed by itself:\n{''.join(said[-60:])}"
+    return not ended
+
+
+def interrupted_runs(kills: int, command: Callable[[int], Sequence[str]], tasks: int, seed: int) -> list[str]:
+    """Kill runs one after the other, and return where each died, a line each.
+
+    Parameters:
+        kills: how many.
+        command: the words of a run, by its number from 0.
+        tasks: how many tasks a whole run has; the points are spread over all of them.
+        seed: what decides the points.
+    """
+    chance = random.Random(seed)  # noqa: S311 (no secret)
+    # One point in each of equal parts of a run, in random order over the runs: no part is left out.
+    parts = chance.sample(range(kills), kills)
+    died = []
+    while len(died) < kills:
+        width = tasks / kills
+        point = max(1, int((parts[len(died)] + chance.random()) * width))
+        pause = chance.random() * 1.5
+        if killed_run(command(len(died)), point, pause):
+            died.append(f"run {len(died) + 1} was killed {pause:.2f} s into task {point} of about {tasks}")
+        else:
+            # It had fewer tasks than expected.
+            tasks = max(kills, int(tasks * 0.9))
+    return died

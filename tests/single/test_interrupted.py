@@ -1,0 +1,76 @@
+"""What killed runs leave, the next one mends: the end is the same, file by file and unit by unit."""
+
+from __future__ import annotations
+
+import json
+
+import state
+from first_run import KEPT
+from interrupt import SEED, complete_run, console, interrupted_runs, playbook_command, started
+
+KILLS = 12
+# Every daemon gets a setting that it has to take up; one service loses its background process.
+CHANGED = {
+    "services": {
+        "users": {"workers": 1, "server": "granian", "environment": {"LOG_LEVEL": "debug"}},
+        "orders": {"workers": 2, "server": "uvicorn", "timeout": {"request": 20}, "processes": {}},
+        "httpbin": {"workers": 1, "routes": [{"host": "other.lab"}]},
+    },
+    "base_journald": {"SystemMaxUse": "1G"},
+    "haproxy_maxconn": 3000,
+    "haproxy_timeout_idle": "50s",
+    "pgbouncer_max_clients": 1500,
+    "pgbouncer_query_wait": 50,
+    "patroni_slow_statement_ms": 500,
+    "redis_settings": {"maxclients": 3000},
+    "redis_sentinel_down_after_ms": 2000,
+}
+
+
+def tasks_of(output: str) -> int:
+    """Return how many tasks a run began."""
+    return sum(line.startswith("TASK [") for line in output.splitlines())
+
+
+def test_a_first_run_that_was_killed_again_and_again_ends_as_one_that_was_not(hosts):
+    """The scenario's preparation killed the first runs on this machine, and then made it anew."""
+    interrupted, plain = json.loads(KEPT.read_text()), state.collect(hosts["solo1"])
+    assert interrupted["problems"] == []
+    assert plain["problems"] == []
+    assert state.differences(interrupted, plain) == []
+
+
+def test_runs_that_change_settings_and_are_killed_leave_nothing_behind(hosts):
+    """Runs to other settings and back, killed one after the other; then one back that is not."""
+    host = hosts["solo1"]
+    before = state.collect(host)
+    there, back = playbook_command("site.yml", "--extra-vars", json.dumps(CHANGED)), playbook_command("site.yml")
+    tasks = tasks_of(complete_run(there))
+    changed = state.collect(host)
+    assert changed["problems"] == []
+    assert len(state.differences(before, changed)) > len(CHANGED), "the other settings reached the machine"
+    died = interrupted_runs(KILLS, lambda number: (back, there)[number % 2], tasks, SEED + 1)
+    complete_run(back)
+    after = state.collect(host)
+    assert after["problems"] == [], f"seed {SEED}: {died}"
+    assert state.differences(before, after) == [], f"seed {SEED}: {died}"
+
+
+def test_a_connection_that_breaks_half_way_leaves_nothing_behind(hosts):
+    """The SSH daemon dies within a run: the run ends with the host unreachable, the next one mends it."""
+    host = hosts["solo1"]
+    before = state.collect(host)
+    there, back = playbook_command("site.yml", "--extra-vars", json.dumps(CHANGED)), playbook_command("site.yml")
+    said = []
+    with started(there) as run:
+        for line in run.stdout:
+            said.append(line)
+            if line.startswith("TASK [pgbouncer"):
+                console("solo1", "systemctl stop ssh.service ssh.socket; pkill -KILL sshd; exit 0")
+                break
+        said += run.stdout
+    assert run.returncode != 0
+    assert "UNREACHABLE" in "".join(said)
+    console("solo1", "systemctl start ssh")
+    complete_run(back)
+    assert state.differences(before, state.collect(host)) == []
