@@ -273,15 +273,17 @@ class Load:
         headers: further headers.
         method, body: the request, GET without a body by default.
         longest: seconds after which they end by themselves.
+        pause: seconds between two requests of a client.
     """
 
     def __init__(
         self, host: str, path: str, port: int | None = None, clients: int = 6, headers: dict | None = None,
         method: str = "GET", body: Callable[[], dict] | None = None, longest: float = 300,
+        pause: float = 0.01,
     ) -> None:  # fmt: skip
         self.host, self.path, self.port, self.clients = host, path, port, clients
         self.headers, self.method, self.body = headers or {}, method, body
-        self.longest = longest
+        self.longest, self.pause = longest, pause
         self.good = 0
         self.reopened = 0
         self.failed: list[str] = []
@@ -334,7 +336,7 @@ class Load:
             with self._lock:
                 self.worst = max(self.worst, time.monotonic() - start)
             # The machine is small: a load that leaves it no time would test the machine.
-            time.sleep(0.01)
+            time.sleep(self.pause)
 
     def __repr__(self) -> str:
         shown = self.failed[:5]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import lab
@@ -66,7 +68,8 @@ def test_what_the_queue_took_survives_a_crash(cache):
 
 def test_managed_settings_outlive_what_redis_writes_itself(cache):
     before = cli(cache, "cache", "CONFIG GET maxmemory").split()[-1]
-    assert before == str(128 * 1024 * 1024)
+    managed = re.search(r'^maxmemory "(\d+)mb"$', cache.run("cat /etc/redis/redis-cache.runtime.conf"), re.MULTILINE)[1]
+    assert before == str(int(managed) * 1024 * 1024)
     cli(cache, "cache", "CONFIG SET maxmemory 1000000")
     cli(cache, "cache", "CONFIG REWRITE")
     cache.run("systemctl restart redis-server@cache")

@@ -38,7 +38,10 @@ SETTINGS = changed(
 def under_load() -> Iterator[None]:
     """Ask each service by a load balancer all the while, and find every answer good."""
     with contextlib.ExitStack() as stack:
-        loads = [stack.enter_context(lab.Load(host, path, clients=3, headers=headers)) for host, path, headers in LOADS]
+        loads = [
+            stack.enter_context(lab.Load(host, path, clients=3, headers=headers, longest=900, pause=0.1))
+            for host, path, headers in LOADS
+        ]
         yield
     for load in loads:
         assert not load.failed, f"{load.host} {load.path}: {load}"
@@ -101,7 +104,7 @@ def test_changed_settings_reach_every_node_and_fail_no_request(hosts, playbook):
         assert lab.ask(balancer, "/people/users?limit=1").status == 200
         assert certificate(balancer) != shown[balancer]
 
-    again = recap(playbook("site.yml", "--extra-vars", SETTINGS))
+    again = recap(playbook("playbooks/app.yml", "--extra-vars", SETTINGS))
     assert {host: count for host, count in again.items() if count} == {}
 
 
