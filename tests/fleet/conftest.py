@@ -11,9 +11,9 @@ __all__ = ["everything_ready", "hosts", "playbook", "pytest_sessionstart", "read
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Load the data first and reboot hosts last; the rest in the order of the files."""
+    """Load the data first, change engines late and reboot hosts last; the rest in the order of the files."""
     first, last = "test_data.py", "test_reboot.py"
-    items.sort(key=lambda item: (item.path.name == last, item.path.name != first))
+    items.sort(key=lambda item: (item.path.name == last, "engine" in item.fixturenames, item.path.name != first))
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +22,9 @@ def home_engine(hosts) -> lab.Engine:
     return lab.running_engine(hosts)
 
 
-@pytest.fixture(scope="module", params=lab.ENGINES, ids=lambda engine: engine.name)
+@pytest.fixture(scope="session", params=lab.ENGINES, ids=lambda engine: engine.name)
 def engine(request, hosts, playbook, home_engine):
-    """Run a module's tests with each engine, and leave the lab with its own. No change may fail a request."""
+    """Run tests with each engine, and leave the lab with its own. No change may fail a request."""
     if lab.running_engine(hosts) != request.param:
         lab.change_engine(hosts, playbook, request.param)
     yield request.param
