@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 
 import pytest
@@ -80,9 +81,9 @@ def test_plain_http_leads_to_https():
     assert redirected.headers["location"].startswith("https://")
 
 
-def test_a_second_app_node_is_an_edit_and_a_run(playbook):
-    user = make_user().json()
-    order = make_order(user)
+@pytest.fixture(scope="module")
+def second(playbook) -> lab.Host:
+    """Edit the inventory, and return the bare machine that it names now."""
     inventory = lab.INVENTORY / "hosts.yml"
     nodes = "    app:\n      hosts:\n        solo1:\n"
     text = inventory.read_text()
@@ -90,6 +91,38 @@ def test_a_second_app_node_is_an_edit_and_a_run(playbook):
     inventory.write_text(text.replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.62}\n"))
     made = playbook("molecule/lab/create.yml")
     assert made.returncode == 0, made.stdout[-3000:]
+    lab.read_hosts()
+    return lab.Host("solo2")
+
+
+def test_a_mirror_that_fails_ends_the_run_and_is_named(second, playbook):
+    """The lab's package cache is every host's mirror; the next test installs what is missing."""
+    cache = [lab.ROOT / "molecule/lab/podman", "stop", "--time=0", "packages"]
+    subprocess.run(cache, check=True, capture_output=True)
+    try:
+        done = playbook("site.yml", "--limit=solo2")
+    finally:
+        subprocess.run([lab.ROOT / "molecule/lab/podman", "start", "packages"], check=True, capture_output=True)
+    assert done.returncode != 0
+    assert "Install the packages of the host and of all its roles" in done.stdout
+    assert "10.77.0.2" in done.stdout, done.stdout[-3000:]
+
+
+def test_a_full_disk_ends_the_run_and_is_named(second, playbook):
+    """The next run finds the space, and mends what this one left."""
+    second.run("mkdir -p /srv/terrace && mount -t tmpfs -o size=6m full /srv/terrace")
+    try:
+        done = playbook("site.yml")
+    finally:
+        second.run("umount /srv/terrace")
+    assert done.returncode != 0
+    assert "No space left on device" in done.stdout, done.stdout[-3000:]
+    assert lab.ask("solo1", "/users?limit=1").status == 200
+
+
+def test_a_second_app_node_is_an_edit_and_a_run(second, playbook):
+    user = make_user().json()
+    order = make_order(user)
     with lab.Load("solo1", "/users?limit=1", clients=2, longest=1200) as load:
         done = playbook("site.yml")
         still = load.good
@@ -97,7 +130,6 @@ def test_a_second_app_node_is_an_edit_and_a_run(playbook):
     assert done.returncode == 0, done.stdout[-3000:]
     assert not load.failed, load
     assert load.good > 100
-    lab.read_hosts()
     assert lab.NODES == ["solo1", "solo2"]
     lab.wait_until_ready(60)
     # What was written before is there, whichever node answers.
