@@ -189,7 +189,7 @@ def test_a_balancer_takes_few_tasks(request, role, landscape):
 
 
 def test_the_first_post_over_http2_is_not_refused(nginx):
-    """nginx refuses it, until the client has acknowledged its settings, where it reads less ahead than HTTP/2's window."""
+    """nginx does so, until its settings are acknowledged, where it reads less ahead than HTTP/2's window."""
     assert "http2 on;" in configuration(nginx).text
     assert "http2_body_preread_size" not in configuration(nginx).text
 
