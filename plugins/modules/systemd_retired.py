@@ -8,6 +8,7 @@ module: systemd_retired
 short_description: Take a systemd service out of use, its last requests finished
 description:
   - Disables a service, tells it by a signal to finish what it has begun, and stops it when it has or the time is up.
+    Where its unit's own stop does that, it is only disabled and stopped.
   - Changes nothing where the service is neither running nor enabled, or is not known at all.
 options:
   name:
@@ -15,21 +16,19 @@ options:
     type: str
     required: true
   signal:
-    description: What tells its main process to finish, such as C(SIGQUIT).
+    description: What tells its main process to finish, such as C(SIGUSR1). Left out where the unit's own stop does.
     type: str
-    required: true
   timeout:
     description: Seconds after which it is stopped although it has not ended.
     type: int
-    required: true
 author: Terrace
 """
 
 EXAMPLES = r"""
-- name: Take nginx out of use
+- name: Take HAProxy out of use
   systemd_retired:
-    name: nginx@lb
-    signal: SIGQUIT
+    name: haproxy@lb
+    signal: SIGUSR1
     timeout: 40
 """
 
@@ -48,10 +47,15 @@ from ansible.module_utils.systemd_unit import Unit, UnitError
 PAUSE = 0.2
 
 
-def plan(state: dict[str, str]) -> list[str]:
-    """Return the actions that take a unit out of use, in order, from what systemd says of it."""
+def plan(state: dict[str, str], signal: str | None) -> list[str]:
+    """Return the actions that take a unit out of use, in order.
+
+    Parameters:
+        state: what systemd says of it.
+        signal: what tells it to finish; None where its stop does.
+    """
     actions = ["disable"] if state["UnitFileState"] in ("enabled", "enabled-runtime") else []
-    if state["ActiveState"] in ("active", "reloading"):
+    if signal and state["ActiveState"] in ("active", "reloading"):
         actions.append("drain")
     if state["ActiveState"] not in ("inactive", "failed"):
         actions.append("stop")
@@ -72,14 +76,15 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "signal": {"type": "str", "required": True},
-            "timeout": {"type": "int", "required": True},
+            "signal": {"type": "str"},
+            "timeout": {"type": "int"},
         },
+        required_together=[["signal", "timeout"]],
         supports_check_mode=True,
     )
     unit = Unit(module, module.params["name"])
     try:
-        actions = plan(unit.show("ActiveState", "UnitFileState"))
+        actions = plan(unit.show("ActiveState", "UnitFileState"), module.params["signal"])
         if not module.check_mode:
             for action in actions:
                 if action == "drain":

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -273,7 +274,8 @@ class Load:
         headers: further headers.
         method, body: the request, GET without a body by default.
         longest: seconds after which they end by themselves.
-        pause: seconds between two requests of a client.
+        pause: seconds between two requests of a client. The machine is small: a load that leaves it no time would test
+            the machine.
     """
 
     def __init__(
@@ -335,7 +337,6 @@ class Load:
                 break
             with self._lock:
                 self.worst = max(self.worst, time.monotonic() - start)
-            # The machine is small: a load that leaves it no time would test the machine.
             time.sleep(self.pause)
 
     def __repr__(self) -> str:
@@ -355,12 +356,24 @@ def running_engine(hosts: dict[str, Host]) -> Engine:
     return engine
 
 
+def new_user() -> dict:
+    """Return what makes a user, like no other."""
+    return {"email": f"{uuid.uuid4()}@example.com", "name": "Ada", "city": "Rome"}
+
+
+def writes(balancer: str, clients: int = 2) -> Load:
+    """Return clients that POST without Idempotency-Key, twice a second each: nobody repeats what they send."""
+    return Load(balancer, "/users", clients=clients, method="POST", body=new_user, pause=0.5)
+
+
 def change_engine(hosts: dict[str, Host], playbook: Callable[..., subprocess.CompletedProcess], engine: Engine) -> None:
     """Have site.yml bring up an engine on the load balancers, with clients on each, of whom none may notice."""
     with ExitStack() as stack:
         loads = [stack.enter_context(Load(balancer, "/users?limit=1", clients=3)) for balancer in BALANCERS]
+        posts = [stack.enter_context(writes(balancer)) for balancer in BALANCERS]
         done = playbook("site.yml", "--limit=loadbalancer", f"--extra-vars=loadbalancer_engine={engine.name}")
     assert done.returncode == 0, done.stdout
     assert all(load.good > 50 for load in loads), loads
-    assert not any(load.failed for load in loads), loads
+    assert all(load.good > 10 for load in posts), posts
+    assert not any(load.failed for load in loads + posts), loads + posts
     assert running_engine(hosts) == engine

@@ -55,12 +55,13 @@ def test_what_a_change_that_was_cut_off_left_running_is_retired(hosts, playbook,
     balancer = lab.BALANCERS[0]
     host, old = hosts[balancer], other(engine)
     host.run(f"systemctl start {old.unit} && systemctl {enabled} {old.unit}")
-    with lab.Load(balancer, "/users?limit=1", clients=4) as load:
+    with lab.Load(balancer, "/users?limit=1", clients=4) as load, lab.writes(balancer) as posts:
         done = playbook(
             "playbooks/loadbalancer.yml", "--limit", balancer, "--extra-vars", f"loadbalancer_engine={engine.name}"
         )
     assert done.returncode == 0, done.stdout
     assert not load.failed, load
+    assert not posts.failed, posts
     assert host.show(old.unit, "ActiveState") == "inactive"
     assert host.show(old.unit, "UnitFileState") == "disabled"
 
@@ -68,11 +69,16 @@ def test_what_a_change_that_was_cut_off_left_running_is_retired(hosts, playbook,
 def test_a_changed_configuration_is_taken_up_under_load(hosts, playbook, engine):
     """Another limit and back: two reloads of each balancer, one balancer at a time."""
     marker = {f"{engine.input}_hsts": 60, "loadbalancer_engine": engine.name}
-    with lab.Load(lab.BALANCERS[0], "/users?limit=1") as one, lab.Load(lab.BALANCERS[1], "/users?limit=1") as two:
+    with (
+        lab.Load(lab.BALANCERS[0], "/users?limit=1") as one,
+        lab.Load(lab.BALANCERS[1], "/users?limit=1") as two,
+        lab.writes(lab.BALANCERS[0]) as posts,
+    ):
         changed = playbook("playbooks/loadbalancer.yml", "--extra-vars", lab.json.dumps(marker))
         lab.wait(lambda: "strict-transport-security" in lab.ask("lb1", "/users?limit=1").headers, 5, "it is sent")
         back = playbook("playbooks/loadbalancer.yml", "--extra-vars", f"loadbalancer_engine={engine.name}")
     assert (changed.returncode, back.returncode) == (0, 0), changed.stdout + back.stdout
     assert not one.failed, one
     assert not two.failed, two
+    assert not posts.failed, posts
     assert "strict-transport-security" not in lab.ask("lb1", "/users?limit=1").headers

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import types
+from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
@@ -186,6 +188,157 @@ def test_a_balancer_takes_few_tasks(request, role, landscape):
     assert len(names) <= 4, names
 
 
+def test_the_first_post_over_http2_is_not_refused(nginx):
+    """nginx does so, until its settings are acknowledged, where it reads less ahead than HTTP/2's window."""
+    assert "http2 on;" in configuration(nginx).text
+    assert "http2_body_preread_size" not in configuration(nginx).text
+
+
+# Draining
+
+
+@pytest.fixture(scope="module")
+def drain(nginx) -> types.ModuleType:
+    """The helper that reloads and ends nginx, as it is on the host."""
+    text = next(file.text for file in nginx.files if file.path == "/usr/local/sbin/nginx-drain")
+    module = types.ModuleType("nginx_drain")
+    exec(text, module.__dict__)  # noqa: S102
+    return module
+
+
+def test_a_draining_balancer_answers_the_same_and_closes(lab_nginx, nginx):
+    """Also where it redirects, or knows no service: the flag is asked before anything else."""
+    flag = ["if (-f /run/nginx-lb/drain) {", "rewrite ^ :drain last;", "}"]
+    for file in (configuration(lab_nginx), configuration(nginx)):
+        entrances = re.findall(r"(?m)^        location (/|= :drain) {\n((?:.*\n)*?)        }$", file.text)
+        assert [where for where, _ in entrances] == ["/", "= :drain"] * 2
+        for (_, first_one), (_, twin) in (entrances[:2], entrances[2:]):
+            said, again = ([line.strip() for line in text.splitlines()] for text in (first_one, twin))
+            assert (said[:3], again[0]) == (flag, "keepalive_timeout 0;")
+            assert said[3:] == again[1:]
+            assert len(again) > 3
+
+
+def test_a_reload_and_a_stop_drain(nginx, drain):
+    [unit_file] = {file.text for file in nginx.files if file.path == "/etc/systemd/system/nginx@.service"}
+    acts = re.findall(r"(?m)^(Exec(?:Reload|Stop))=(.+)$", unit_file)
+    helper = "/usr/local/sbin/nginx-drain %i"
+    assert [name for name, _ in acts] == ["ExecReload", "ExecReload", "ExecStop"]
+    assert [command for _, command in acts[1:]] == [f"{helper} reload", f"{helper} stop"]
+    # All waits fit into what systemd grants.
+    [granted] = re.findall(r"(?m)^TimeoutSec=(\d+)$", unit_file)
+    assert int(granted) > drain.IDLE + 2 * drain.LAST + 10 + drain.FIRST
+
+
+def test_a_flag_that_a_killed_drain_left_is_removed_by_the_next_run(nginx):
+    """The unit is reloaded where the flag is, and a reload removes it."""
+    [step] = [s for s in nginx.steps("lb1") if s.role == "nginx" and s.task.action == "systemd_current"]
+    assert "/run/nginx-lb/drain" in [
+        path for unit in step.items() for path in unit.variables["item"].get("reload_on", [])
+    ]
+
+
+SHOWN = """\
+0 0 10.9.0.1:443 10.9.0.8:4001 users:(("nginx",pid=30,fd=5)) cubic rto:204 lastsnd:90 lastrcv:95 lastack:90
+0 0 10.9.0.1:443 10.9.0.8:4002 users:(("nginx",pid=30,fd=6)) cubic rto:204 lastsnd:900 lastrcv:70 lastack:70
+0 0 10.9.0.1:443 10.9.0.8:4003 users:(("nginx",pid=31,fd=7)) cubic rto:204 lastsnd:900 lastack:70
+0 0 10.9.0.1:443 10.9.0.8:4004 users:(("nginx",pid=31,fd=8)) cubic rto:204 lastrcv:7 lastack:0
+0 0 10.9.0.1:443 10.9.0.8:4005 users:(("haproxy",pid=40,fd=8)) cubic rto:204 lastsnd:900 lastrcv:7
+0 0 10.9.0.1:443 10.9.0.8:4006 cubic rto:204 lastsnd:900 lastrcv:7
+"""
+
+
+def test_who_waits_for_an_answer_is_told_from_who_idles(drain):
+    """And the clients of the other engine, on the same ports, are none of its own."""
+    assert drain.connections(SHOWN, {30, 31}) == {
+        "10.9.0.8:4001": False,
+        "10.9.0.8:4002": True,
+        "10.9.0.8:4003": True,
+        "10.9.0.8:4004": False,
+    }
+
+
+class Clock:
+    """A time that passes only by being slept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("clients", "seconds"),
+    [
+        # of a client: when it leaves; until when it waits for an answer
+        ([], 0),
+        ([(1, 0)], 1),
+        ([(99, 0)], 5),
+        ([(1, 0), (99, 12)], 12),
+        ([(99, 99)], 45),
+    ],
+    ids=["nobody", "closed", "idle", "slow", "endless"],
+)
+def test_a_drain_lasts_as_long_as_somebody_needs_it(drain, monkeypatch, tmp_path, clients, seconds):
+    clock = Clock()
+
+    def now(_: int) -> dict[str, bool]:
+        old = {str(number): clock.now < busy for number, (leaves, busy) in enumerate(clients) if clock.now < leaves}
+        # Those that came later are told to close by their first answer, and are not waited for.
+        return old | ({f"new {clock.now}": True} if clock.now else {})
+
+    monkeypatch.setattr(drain, "time", clock)
+    monkeypatch.setattr(drain, "clients", now)
+    drain.drain(1, tmp_path / "drain")
+    assert (tmp_path / "drain").exists()
+    assert clock.now == pytest.approx(seconds, abs=0.3)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_reload_leaves_no_flag(drain, monkeypatch, tmp_path, replaced):
+    """Also where the master keeps its old workers."""
+    clock, flag, workers, told = Clock(), tmp_path / "drain", {2, 3}, []
+
+    def hup(pid: int, number: int) -> None:
+        told.append((pid, number, flag.exists()))
+        workers.update({4, 5} if replaced else ())
+
+    def children(_: int) -> set[int]:
+        # The old ones end when the new ones have begun.
+        assert flag.exists()
+        if clock.now > 3 and replaced:
+            workers.difference_update({2, 3})
+        return set(workers)
+
+    monkeypatch.setattr(drain, "time", clock)
+    monkeypatch.setattr(drain, "clients", lambda _: {})
+    monkeypatch.setattr(drain, "children", children)
+    monkeypatch.setattr(drain.os, "kill", hup)
+    assert drain.reload(1, flag) == (0 if replaced else 1)
+    assert told == [(1, drain.signal.SIGHUP, True)]
+    assert not flag.exists()
+    assert clock.now > 3
+
+
+@pytest.mark.parametrize(("elsewhere", "seconds"), [(True, 40), (False, 5)])
+def test_the_last_requests_get_long_only_where_another_engine_takes_clients(
+    drain, monkeypatch, tmp_path, elsewhere, seconds
+):
+    clock, told = Clock(), []
+    own = Path("/proc/self").resolve().name
+    monkeypatch.setattr(drain, "time", clock)
+    monkeypatch.setattr(drain, "clients", lambda _: {})
+    monkeypatch.setattr(drain, "answered", lambda: elsewhere)
+    monkeypatch.setattr(drain.os, "kill", lambda pid, number: told.append((pid, number)))
+    assert drain.stop(int(own), tmp_path / "drain") == 0
+    assert told == [(int(own), drain.signal.SIGQUIT)]
+    assert clock.now == pytest.approx(seconds + 1, abs=0.5)
+
+
 # Taking an engine out of use
 
 
@@ -204,7 +357,7 @@ class Ending(Systemd):
         return super().run_command(words)
 
 
-def retire(monkeypatch, tmp_path, systemd: Systemd, check: bool = False) -> dict:
+def retire(monkeypatch, tmp_path, systemd: Systemd, check: bool = False, signal: str | None = "SIGUSR1") -> dict:
     """Run the module on a unit and return its result."""
     made = {}
 
@@ -218,7 +371,9 @@ def retire(monkeypatch, tmp_path, systemd: Systemd, check: bool = False) -> dict
     monkeypatch.setattr(retired, "AnsibleModule", Module)
     monkeypatch.setattr(retired, "Unit", lambda module, name: unit(module, name, tmp_path))
     monkeypatch.setattr(retired, "PAUSE", 0.01)
-    arguments = {"name": "nginx@lb", "signal": "SIGQUIT", "timeout": 1, "_ansible_check_mode": check}
+    arguments = {"name": "haproxy@lb", "_ansible_check_mode": check} | (
+        {"signal": signal, "timeout": 1} if signal else {}
+    )
     with patch_module_args(arguments):
         retired.main()
     return made
@@ -232,7 +387,14 @@ def test_a_running_engine_finishes_and_ends(monkeypatch, tmp_path):
     result = retire(monkeypatch, tmp_path, systemd)
     assert (result["changed"], result["actions"]) == (True, ["disable", "drain", "stop"])
     assert systemd.done == ["disable", "kill", "stop"]
-    assert ["systemctl", "kill", "--kill-whom=main", "--signal=SIGQUIT", "nginx@lb.service"] in systemd.calls
+    assert ["systemctl", "kill", "--kill-whom=main", "--signal=SIGUSR1", "haproxy@lb.service"] in systemd.calls
+
+
+def test_an_engine_whose_stop_finishes_its_requests_is_only_stopped(monkeypatch, tmp_path):
+    systemd = Ending(after=3)
+    result = retire(monkeypatch, tmp_path, systemd, signal=None)
+    assert (result["changed"], result["actions"]) == (True, ["disable", "stop"])
+    assert systemd.done == ["disable", "stop"]
 
 
 def test_one_that_does_not_end_is_stopped(monkeypatch, tmp_path):

@@ -294,7 +294,7 @@ KINDS = {
     r"/etc/haproxy/.*\.map": check_routes,
     r"/etc/haproxy/.*\.lua": check_lua,
     r"/etc/nginx/.*\.conf": check_nginx,
-    r"/usr/local/sbin/.*-reload": check_python,
+    r"/usr/local/sbin/.*-(reload|drain)": check_python,
 }
 
 
