@@ -60,8 +60,8 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def killed_run(command: Sequence[str], tasks: int, pause: float) -> bool:
-    """Start a run, kill it, and return whether it was killed; False where it came to its end before.
+def killed_run(command: Sequence[str], tasks: int, pause: float) -> int:
+    """Start a run, kill it, and return 0; where it came to its end before, return how many tasks it had.
 
     Parameters:
         command: ansible-playbook and its words.
@@ -88,7 +88,7 @@ def killed_run(command: Sequence[str], tasks: int, pause: float) -> bool:
     process.stdout.close()
     code = process.wait()
     assert not ended or code == 0, f"a run failed by itself:\n{''.join(said[-60:])}"
-    return not ended
+    return begun if ended else 0
 
 
 def interrupted_runs(kills: int, command: Callable[[int], Sequence[str]], tasks: int, seed: int) -> list[str]:
@@ -108,9 +108,10 @@ def interrupted_runs(kills: int, command: Callable[[int], Sequence[str]], tasks:
         width = tasks / kills
         point = max(1, int((parts[len(died)] + chance.random()) * width))
         pause = chance.random() * 1.5
-        if killed_run(command(len(died)), point, pause):
-            died.append(f"run {len(died) + 1} was killed {pause:.2f} s into task {point} of about {tasks}")
+        whole = killed_run(command(len(died)), point, pause)
+        if whole:
+            tasks = whole
         else:
-            # It had fewer tasks than expected.
-            tasks = max(kills, int(tasks * 0.9))
+            died.append(f"run {len(died) + 1} was killed {pause:.2f} s into task {point} of about {tasks}")
+            print(died[-1], flush=True)
     return died

@@ -8,7 +8,7 @@ import state
 from first_run import KEPT
 from interrupt import SEED, complete_run, console, interrupted_runs, playbook_command, started
 
-KILLS = 12
+KILLS = 10
 # Every daemon gets a setting that it has to take up; one service loses its background process.
 CHANGED = {
     "services": {
