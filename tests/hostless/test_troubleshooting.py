@@ -35,7 +35,14 @@ def quotations() -> list[str]:
 
 def sources() -> str:
     """Return the text of everything that says something, with its strings put together."""
-    patterns = ("Makefile", "plugins/**/*.py", "playbooks/*.yml", "roles/**/*.yml", "roles/**/*.j2", "roles/*/files/**/*")
+    patterns = (
+        "Makefile",
+        "plugins/**/*.py",
+        "playbooks/*.yml",
+        "roles/**/*.yml",
+        "roles/**/*.j2",
+        "roles/*/files/**/*",
+    )
     text = "\n".join(path.read_text() for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
     text = re.sub(r'"\s*\n\s*f?"', "", text)
     text = re.sub(r'\{\{.*?\}\}|\{(?:[^{}\n:"]|:(?! ))*\}', " ", text)
