@@ -30,19 +30,22 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ansible import context
-from ansible.playbook.block import Block
 from ansible.plugins.callback import CallbackBase
 
 UNCHANGED = 0
 INCOMPLETE = 1
 CHANGES = 3
 # What may not be passed over: the run itself would end here, whatever had been done before.
-REFUSALS = {"assert", "fail", "gather_facts", "setup", "stat", "validate_argument_spec"}
+REFUSALS = {
+    *("assert", "check_environment", "fail", "gather_facts", "refuse", "release_check", "setup", "stat"),
+    "validate_argument_spec",
+}
 INCLUDES = {"include_role", "include_tasks", "import_role", "import_tasks", "meta"}
 # What has no check mode, and changes nothing either.
 PASSIVE = {"wait_for", "wait_for_connection", "pause"}
 WOULD_RUN = re.compile(r"does not support check mode|would have run if not in check mode|check mode not .*supported")
-# The tag of the task in playbooks/plan.yml that leaves out a host on which nothing was ever set up.
+# The tag of the task in playbooks/plan.yml that leaves out a host on which nothing was ever set up, and says as what it
+# would be.
 NEW_HOST = "plan_new_host"
 
 
@@ -199,7 +202,6 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self.hosts: dict[str, Host] = {}
-        self.plays: list[Any] = []
         self.inventory: Any = None
         self.refused: list[str] = []
 
@@ -209,7 +211,6 @@ class CallbackModule(CallbackBase):
         """Refuse to run where things would be changed."""
         if not context.CLIARGS.get("check"):
             raise SystemExit("terrace: a plan is made in check mode; run it as `make plan`, or with --check")
-        self.plays = playbook.get_plays()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Say what is looked at."""
@@ -331,7 +332,7 @@ class CallbackModule(CallbackBase):
         """Note a failure."""
         host, task, answer = self.host(result), result.task, result.result
         if NEW_HOST in task.tags and answer.get("msg") == (result.task_fields.get("args") or {}).get("msg"):
-            host.new = self.setup_of(host.name, result.host)
+            host.new = answer["msg"]
             return
         said = "the answer is hidden" if answer.get("censored") else answer.get("msg", "")
         if said == "non-zero return code" and answer.get("stderr"):
@@ -345,19 +346,6 @@ class CallbackModule(CallbackBase):
             self.add(result, [f"cannot be told before what stands above is done: {line}" for line in lines])
         else:
             host.problems += [f"{task.get_name()}: {line}" for line in lines]
-
-    def setup_of(self, name: str, host: Any) -> str:
-        """Return what a new host would be set up as: its groups, and the roles of the plays that are for it."""
-        roles: list[str] = []
-        patterns: list[str] = []
-        for play in self.plays:
-            chosen = self.inventory.get_hosts(pattern=play.hosts, ignore_restrictions=True)
-            found = roles_of(play)
-            if found and name in [one.name for one in chosen]:
-                roles += [role for role in found if role not in roles]
-                named = [play.hosts] if isinstance(play.hosts, str) else play.hosts
-                patterns += [one for one in named if one != "all" and one not in patterns]
-        return f"{', '.join(patterns) or 'a host of no tier'} ({', '.join(roles)})"
 
     def exit_code(self) -> int:
         """Return the exit code of the run."""
@@ -395,20 +383,3 @@ class CallbackModule(CallbackBase):
         counts = [f"{number} {'host' if number == 1 else 'hosts'} {what}" for number, what in told if number]
         lines.append(f"{'; '.join(counts)}. Nothing was changed." if counts else "A run would change nothing.")
         return lines
-
-
-def roles_of(play: Any) -> list[str]:
-    """Return the roles of a play, in order: those it lists, and those its tasks include by a plain name."""
-
-    def included(blocks: list[Any]) -> list[str]:
-        found = []
-        for task in blocks:
-            if isinstance(task, Block):
-                found += included([*task.block, *task.rescue, *task.always])
-            elif short(task.action) == "include_role" and "{" not in str(task.args.get("name")):
-                found.append(str(task.args["name"]))
-        return found
-
-    names = [role.get_name() for role in play.roles]
-    names += included([*play.pre_tasks, *play.tasks, *play.post_tasks])
-    return list(dict.fromkeys(names))

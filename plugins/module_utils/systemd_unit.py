@@ -122,11 +122,11 @@ class Unit:
 
     def _write(self, content: dict) -> None:
         self._record.parent.mkdir(parents=True, exist_ok=True)
-        content = {"invocation": self.show("InvocationID")["InvocationID"], "forsaken": False, **content}
+        content = {"invocation": self.show("InvocationID")["InvocationID"], **content}
         temporary = self._record.with_suffix(".partial")
         temporary.unlink(missing_ok=True)
         known = self._known()
-        if {key: known.get(key) for key in content} == content:
+        if {key: value for key, value in known.items() if key != "recorded"} == content:
             return
         try:
             temporary.write_text(json.dumps(content | {"recorded": time.time()}, indent=1, sort_keys=True))

@@ -52,6 +52,6 @@ def connection_findings(services: list[Mapping], nodes: Mapping[str, int], allow
         return [(key, f"is missing; state at least {needed}, which the services' pools and a reserve come to")]
     if allowed < needed:
         each = "".join(f"{count} for {name} + " for name, count in sums.items())
-        mend = f"the pools of all nodes come to {each}{RESERVE} in reserve = {needed}"
-        return [(key, f"is {allowed}, and {mend}; raise it to that, or lower database.pool of a service")]
+        pools_of_all = f"and the pools of all nodes come to {each}{RESERVE} in reserve = {needed}"
+        return [(key, f"is {allowed}, {pools_of_all}; raise it to that, or lower database.pool of a service")]
     return []

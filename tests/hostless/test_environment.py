@@ -173,7 +173,7 @@ def test_a_script_gives_the_password_and_one_that_fails_leaves_nothing(tmp_path,
 
 def test_what_is_to_be_filled_in_is_named(made):
     assert problems(made.path, made.password, vault_key=None, vault_services=None) == [
-        "hosts.yml: the host 'server1' has no address; fill in its ansible_host"
+        f"{made.path}/hosts.yml: the host 'server1' has no address; fill in its ansible_host"
     ]
 
 

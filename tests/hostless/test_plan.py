@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from landscape import ROOT, VAULT_KEY
+from landscape import ROOT, VAULT_KEY, VAULT_SERVICES
 
 sys.path.append(str(ROOT / "plugins/callback"))
 plan = importlib.import_module("plan")
@@ -264,7 +264,7 @@ def test_new_hosts_and_those_that_do_not_answer_are_left_out(run, tmp_path):
     plays = [
         PLAY | {"name": "Find", "tasks": [
             task("Look", "ansible.builtin.command", argv=["true"], changed_when_=False, check_mode_=False),
-            task("Leave out", "ansible.builtin.fail", msg="new", when_="fresh | default(false)",
+            task("Leave out", "ansible.builtin.fail", msg="app (base, web)", when_="fresh | default(false)",
                  tags_=["plan_new_host"]),
         ]},
         PLAY | {"name": "Prepare", "roles": ["base"]},
@@ -291,7 +291,7 @@ def test_new_hosts_and_those_that_do_not_answer_are_left_out(run, tmp_path):
         "    app2 (on app2)",
         "app2",
     ]
-    assert lines[10] == "  new host: would be set up as app (base, web, late)"
+    assert lines[10] == "  new host: would be set up as app (base, web)"
     assert lines[11] == "app3"
     assert lines[12].startswith("  NOT PLANNED: not reached, so nothing is known of it: ")
     assert lines[13:] == [
@@ -299,7 +299,7 @@ def test_new_hosts_and_those_that_do_not_answer_are_left_out(run, tmp_path):
     ]
     assert done.returncode == 1
     only_new = run(plays, {"app1": {"fresh": True}})
-    assert report(only_new)[1:] == ["  new host: would be set up as app (base, web, late)", "1 host would be set up."
+    assert report(only_new)[1:] == ["  new host: would be set up as app (base, web)", "1 host would be set up."
                                     " Nothing was changed."]  # fmt: skip
     assert only_new.returncode == 3
 
@@ -313,7 +313,7 @@ def test_it_refuses_to_run_in_earnest(run, tmp_path):
 
 def landscape_run(tmp_path: Path, *options: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """Plan the tests' landscape of eleven hosts by the real playbook, none of which is set up."""
-    secrets = {"vault_key": VAULT_KEY, "vault_services": {"shop": {"SECRET_KEY": "a", "TOKEN": "b"}}}
+    secrets = {"vault_key": VAULT_KEY, "vault_services": VAULT_SERVICES}
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "validate_sources": False,
              "ansible_become": False}  # fmt: skip
     return subprocess.run(
@@ -330,8 +330,9 @@ def test_the_landscapes_plan_of_hosts_that_are_all_new(tmp_path):
     assert len(hosts) == len(set(hosts)) > 8
     said = dict(zip(hosts, lines[1::2], strict=True))
     database = next(line for host, line in said.items() if host.startswith("db"))
-    assert database.startswith("  new host: would be set up as etcd, database (")
-    assert database.endswith("base, pki, etcd, patroni, postgresql_databases)")
+    assert said["lb1"] == "  new host: would be set up as loadbalancer (base, pki, haproxy)"
+    roles = "base, pki, patroni, postgresql_databases, etcd"
+    assert database == f"  new host: would be set up as database, etcd ({roles})"
     app = next(line for host, line in said.items() if host.startswith("app"))
     assert {"releases", "python_service", "pgbouncer"} <= set(app.split("(")[1].rstrip(")").split(", "))
     assert lines[-1] == f"{len(hosts)} hosts would be set up. Nothing was changed."
@@ -340,10 +341,13 @@ def test_the_landscapes_plan_of_hosts_that_are_all_new(tmp_path):
 
 def test_the_landscapes_plan_says_what_validation_says(tmp_path):
     done = landscape_run(tmp_path, "--check", vault_services={})
-    assert report(done)[:2] == [
+    folder = ROOT / "tests/hostless/data"
+    lacks = f"  {folder}/services/shop.yml: secrets: {{0}} is not in the vault; add vault_services.shop.{{0}}"
+    assert report(done) == [
         "A run would end before it touches a host:",
-        "  services.shop.secrets: SECRET_KEY is not in the vault; add vault_services.shop.SECRET_KEY",
+        *(lacks.format(name) for name in ("SECRET_KEY", "TOKEN")),
     ]
+    assert done.stdout.count("SECRET_KEY is not in the vault") == 1
     assert done.returncode == 1
 
 
@@ -353,7 +357,7 @@ def test_the_landscapes_plan_refuses_to_run_in_earnest(tmp_path):
         [ANSIBLE, "-i", ROOT / "tests/hostless/data/inventory/single", ROOT / "playbooks/plan.yml", "--extra-vars",
          json.dumps({"ansible_connection": "local", "ansible_python_interpreter": sys.executable,
                      "ansible_become": False, "validate_sources": False, "vault_key": VAULT_KEY,
-                     "vault_services": {"shop": {"SECRET_KEY": "a", "TOKEN": "b"}}})],
+                     "vault_services": VAULT_SERVICES})],
         env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default"},
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip

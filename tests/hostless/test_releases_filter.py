@@ -179,7 +179,7 @@ def test_filters_are_offered_by_name():
 
 def test_check_mode_ships_nothing_that_has_yet_to_be_resolved():
     """There a release that no lock is kept for has no id, and so no archive either."""
-    plan = {"orders": {"id": "", "new": True, "node": ""}, "users": {"id": "u1", "new": True, "node": ""}}
+    plan = {name: {"id": id, "sha256": "", "new": True, "node": ""} for name, id in (("orders", ""), ("users", "u1"))}
     assert releases.releases_missing(plan, ["orders", "users"], [answer("app1")], "app1") == [
-        {"name": "users", "id": "u1", "node": ""}
+        {"name": "users", "id": "u1", "sha256": "", "node": ""}
     ]

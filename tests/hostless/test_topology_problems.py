@@ -68,7 +68,7 @@ def test_addresses(address):
 @pytest.mark.parametrize(
     ("address", "wrong"),
     [
-        *((bad, "neither an IP address nor a host name") for bad in ("10.0.0", "10.0.0.1/24", "a b", "-a", "a..b", "")),
+        *((bad, "neither an IP address nor a host name") for bad in ("10.0.0", "10.0.0.1/24", "a b", "-a", "a..b")),
         *((bad, "no host can have") for bad in ("::", "224.0.0.1")),
         *((bad, "only the host itself reaches") for bad in ("127.0.1.1", "::1", "localhost")),
     ],
@@ -77,6 +77,10 @@ def test_addresses_that_are_none(address, wrong):
     [line] = problems(groups(), a=address)
     assert line.startswith(f"'a' has the address {address}, which ")
     assert wrong in line
+
+
+def test_a_host_without_an_address():
+    assert problems(groups(), a="") == ["the host 'a' has no address; fill in its ansible_host"]
 
 
 def test_one_machine_may_be_reached_by_itself_alone():

@@ -16,13 +16,10 @@ OTHERS = {
     "no vault secrets were found that could decrypt": "Ansible",
     "UNREACHABLE!": "Ansible",
     "Missing sudo password": "Ansible",
-    "Failed to update apt cache": "Ansible",
     "Connection refused": "SSH",
     "Connection timed out": "SSH",
     "Host key verification failed": "SSH",
     "Permission denied": "SSH",
-    "Could not get lock": "apt",
-    "dpkg was interrupted": "dpkg",
     "No space left on device": "the kernel",
     "no more connections allowed": "PgBouncer",
     "OOM command not allowed": "Redis",
@@ -38,8 +35,15 @@ def quotations() -> list[str]:
 
 def sources() -> str:
     """Return the text of everything that says something, with its strings put together."""
-    patterns = ("Makefile", "plugins/**/*.py", "playbooks/*.yml", "roles/**/*.yml", "roles/**/*.j2", "roles/*/files/*")
-    text = "\n".join(path.read_text() for pattern in patterns for path in ROOT.glob(pattern))
+    patterns = (
+        "Makefile",
+        "plugins/**/*.py",
+        "playbooks/*.yml",
+        "roles/**/*.yml",
+        "roles/**/*.j2",
+        "roles/*/files/**/*",
+    )
+    text = "\n".join(path.read_text() for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
     text = re.sub(r'"\s*\n\s*f?"', "", text)
     text = re.sub(r'\{\{.*?\}\}|\{(?:[^{}\n:"]|:(?! ))*\}', " ", text)
     return " ".join(text.split())

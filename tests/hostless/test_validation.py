@@ -397,14 +397,6 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         ],
     ),
     (
-        CACHE,
-        "cache_memory_mb: 64\n",
-        "",
-        [
-            "inventory/qa/group_vars/cache.yml: cache_memory_mb: is missing; set it: the memory in MiB for data of the Redis instance `cache`, which evicts what was not used for longest"
-        ],
-    ),
-    (
         MAIN,
         "pki_authority_name: QA\n",
         "",
@@ -990,6 +982,12 @@ def test_what_a_group_may_set(qa, group, setting):
     assert [line.partition(" to ")[0] for line in said(qa)] == (wrong if "users" in setting else [])
 
 
+def test_what_may_be_left_out(qa):
+    """Memory is then shared out by what the host has."""
+    change(CACHE, "cache_memory_mb: 64\nqueue_memory_mb: 64\n", "")
+    assert said(qa) == []
+
+
 def test_a_value_counts_where_it_wins(qa):
     """A host's own value is right, so that the group's, which no host has, is of no concern."""
     change(DATABASE, "100", "many")
@@ -1112,10 +1110,10 @@ def ansible(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def check(inventory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def check(inventory: Path, *words: str, sources: bool = False) -> subprocess.CompletedProcess[str]:
     """Run what `make check` runs after it has seen that the files can be read."""
-    playbook = str(ROOT / "playbooks/validate.yml")
-    return ansible("-i", str(inventory), *words, playbook, ANSIBLE_STDOUT_CALLBACK="lines")
+    words = (*words, "-e", f"validate_sources={sources}", str(ROOT / "playbooks/validate.yml"))
+    return ansible("-i", str(inventory), *words, ANSIBLE_STDOUT_CALLBACK="lines")
 
 
 def test_make_check_runs_what_is_tested_here():
@@ -1123,6 +1121,14 @@ def test_make_check_runs_what_is_tested_here():
     assert "READABLE := $(BIN)/python $(CURDIR)/plugins/terrace/inventory.py $(ENV)\n" in text
     assert "\t@$(READABLE) && ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/validate.yml\n" in text
     assert "\t@$(READABLE) && $(ANSIBLE) site.yml\n" in text
+
+
+def source_missing(qa: Path) -> str:
+    """Return what is said of the service whose source is not there."""
+    place = f"{qa.parents[1]}/shop"
+    return (
+        f"services.shop.source.path: there is no directory {place}; correct it, relative paths start beside services/"
+    )
 
 
 def test_check_passes(qa):
@@ -1135,22 +1141,45 @@ def test_check_prints_lines_and_fails(qa):
     change(DATABASE, "", "patroni_max_connections: 90\n")
     change(CACHE, "queue_memory_mb: 64", "queue_memory_mb: much")
     change(USERS, "8002", "8001")
-    result = check(qa)
+    result = check(qa, sources=True)
     assert result.stdout.splitlines() == [
         f"{DATABASE}:2: the key 'patroni_max_connections' is given twice; keep one",
         f"{CACHE}: queue_memory_mb: is 'much'; has to be a whole number",
         f"{USERS}: port: 8001 is taken by the service 'shop'; choose another",
+        # `users` is not asked for, since what is declared of it is wrong.
+        source_missing(qa),
     ]
     assert (result.returncode, result.stderr) == (2, "")
 
 
 def test_site_refuses_before_anything_else(qa):
     change(DATABASE, "", "patroni_max_conections: 90\n")
+    change(USERS, "https://git.example.com/users.git", f"{qa}/users.git")
     result = ansible("-i", str(qa), str(ROOT / "site.yml"))
-    line = f"{DATABASE}: patroni_max_conections: unknown variable; did you mean 'patroni_max_connections'?"
-    assert line in result.stdout.splitlines()
+    lines = result.stdout.splitlines()
+    assert (
+        lines.count(f"{DATABASE}: patroni_max_conections: unknown variable; did you mean 'patroni_max_connections'?")
+        == 1
+    )
+    assert lines.count(source_missing(qa)) == 1
+    assert len([line for line in lines if line.startswith("services.")]) == 2
     assert re.findall(r"(?m)^PLAY \[(.*)\]", result.stdout) == ["Validate the inventory and the services"]
     assert result.returncode == 2
+
+
+def test_a_plan_refuses_before_anything_else(qa):
+    change(DATABASE, "", "patroni_max_conections: 90\n")
+    change(USERS, "8002", "8001")
+    result = ansible("-i", str(qa), "--check", str(ROOT / "playbooks/plan.yml"), ANSIBLE_STDOUT_CALLBACK="plan")
+    assert result.stdout.splitlines() == [
+        "... Validate the inventory and the services",
+        "",
+        "A run would end before it touches a host:",
+        f"  {DATABASE}: patroni_max_conections: unknown variable; did you mean 'patroni_max_connections'?",
+        f"  {USERS}: port: 8001 is taken by the service 'shop'; choose another",
+        f"  {source_missing(qa)}",
+    ]
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 def test_files_are_read_before_ansible_does(qa):
