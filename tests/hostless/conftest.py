@@ -21,6 +21,12 @@ if str(ROOT / "plugins/module_utils") not in ansible.module_utils.__path__:
 
 
 @pytest.fixture(autouse=True)
+def in_the_project(monkeypatch) -> None:
+    """Messages name files as they are seen from the current directory, which is the project's, as with `make`."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True)
 def as_on_a_host(request, monkeypatch) -> None:
     """Tests that run modules have them behave as on a host, though Ansible's controller is here, too.
 

@@ -146,29 +146,42 @@ def test_a_name_that_is_none_is_refused(tmp_path):
     assert not (tmp_path / "inventory").exists()
 
 
-def test_a_password_that_is_not_there_is_refused(tmp_path):
-    refused = message(make(tmp_path, "qa", tmp_path, VAULT_PASSWORD=str(tmp_path / "none")))
+def make_secrets(environment: Path, home: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Make the secrets of an environment as the Makefile does."""
+    extra = f'{{"secrets_inventory": "{environment}", "secrets_name": "ops-{environment.name}"}}'
+    return ansible("--inventory=localhost,", "playbooks/secrets.yml", f"--extra-vars={extra}", home=home, **variables)
+
+
+@pytest.fixture
+def example(tmp_path) -> Path:
+    """A copy of the example that needs two machines."""
+    return Path(shutil.copytree(ROOT / "inventory/staging", tmp_path / "ops/inventory/staging"))
+
+
+def test_a_password_that_is_not_there_is_refused(tmp_path, example):
+    refused = message(make_secrets(example, tmp_path, VAULT_PASSWORD=str(tmp_path / "none")))
     assert f"There is no file {tmp_path}/none. VAULT_PASSWORD is a file with the vault's password" in (
         refused.replace("''", "'")
     )
-    assert not (tmp_path / "inventory/qa").exists()
+    assert not (example / "group_vars/all/vault.yml").exists()
 
 
-def test_a_script_gives_the_password_and_one_that_fails_leaves_nothing(tmp_path, made):
-    script = tmp_path / "password"
-    script.write_text("#!/bin/sh\nexit 3\n")
-    script.chmod(0o700)
-    failed = message(make(tmp_path, "qa", tmp_path, VAULT_PASSWORD=str(script)))
+def test_a_password_that_cannot_be_had_leaves_no_environment(tmp_path):
+    script = shutil.which("false")
+    failed = message(make(tmp_path, "qa", tmp_path, VAULT_PASSWORD=script))
     assert f"ansible-vault cannot encrypt with the password from {script}" in failed
     assert not (tmp_path / "inventory/qa").exists()
+
+
+def test_a_script_gives_the_password(tmp_path, example):
+    script = tmp_path / "password"
     script.write_text("#!/bin/sh\necho from-a-script\n")
-    done = make(tmp_path, "qa", tmp_path, ANSIBLE_VAULT_PASSWORD_FILE=str(script))
+    script.chmod(0o700)
+    done = make_secrets(example, tmp_path, ANSIBLE_VAULT_PASSWORD_FILE=str(script))
     assert done.returncode == 0, done.stdout
-    found = secrets(tmp_path / "inventory/qa", "from-a-script")
-    assert found["vault_key"] != secrets(made.path, made.password)["vault_key"]
-    assert (tmp_path / "inventory/qa/.vault-password").readlink() == script
+    assert len(secrets(example, "from-a-script")["vault_key"]) == 48
+    assert (example / ".vault-password").readlink() == script
     assert not (tmp_path / ".config").exists()
-    assert not (tmp_path / "inventory/.qa.new").exists()
 
 
 def test_what_is_to_be_filled_in_is_named(made):
@@ -278,14 +291,11 @@ def test_examples_hold_no_secret_and_only_addresses_of_documentation(name):
     assert [host for host in re.findall(r"\b[\w.]+\.(?:com|net|org)\b", text) if not host.endswith("example.com")] == []
 
 
-def test_an_example_gets_its_secrets_by_the_same_command(tmp_path):
-    shutil.copytree(ROOT / "inventory/staging", tmp_path / "ops/inventory/staging")
-    extra = f'{{"secrets_inventory": "{tmp_path}/ops/inventory/staging", "secrets_name": "ops-staging"}}'
-    words = ("--inventory=localhost,", "playbooks/secrets.yml", f"--extra-vars={extra}")
-    done = ansible(*words, home=tmp_path)
+def test_an_example_gets_its_secrets_by_the_same_command(tmp_path, made, example):
+    done = make_secrets(example, tmp_path)
     assert done.returncode == 0, done.stdout
     password = (tmp_path / ".config/terrace/ops-staging").read_text().strip()
-    assert len(secrets(tmp_path / "ops/inventory/staging", password)["vault_key"]) == 48
-    assert f"{tmp_path}/ops/inventory/staging/group_vars/all/vault.yml is there already" in message(
-        ansible(*words, home=tmp_path)
-    )
+    key = secrets(example, password)["vault_key"]
+    assert len(key) == 48
+    assert key != secrets(made.path, made.password)["vault_key"]
+    assert f"{example}/group_vars/all/vault.yml is there already" in message(make_secrets(example, tmp_path))
