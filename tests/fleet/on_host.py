@@ -16,7 +16,7 @@ TREES = ["/etc", "/srv/terrace", "/usr/local", "/var/lib/terrace", "/var/spool/c
 CHANCE = re.compile(
     r"/etc/(machine-id|\.pwd\.lock|\.updated|mtab|hosts|resolv\.conf|ld\.so\.cache"
     r"|passwd-|group-|shadow-?|gshadow-?|subuid-?|subgid-?|ssh/ssh_host_.*|ssl/private/.*|ssl/certs/.*|apt/sources.*|terrace/pki/host\.(key|crt))"
-    r"|/srv/terrace/[^/]+/(blue|green|live|\.live)|.*/__pycache__(/.*)?"
+    r"|/srv/terrace/[^/]+/(blue|green|live|\.live|releases/[^/]+/\.installed)|.*/__pycache__(/.*)?"
 )
 
 # What runs now and then, and what login sessions bring along, says nothing.
