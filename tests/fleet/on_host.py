@@ -136,7 +136,7 @@ def daemons():
             connection.connect(str(path))
             connection.sendall(b"show info;show backend\n")
             answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-        told = re.compile(r"(Maxconn|Ulimit-n|Nbthread): |[\w.-]+$")
+        told = re.compile(r"(Maxconn|Nbthread): |[\w.-]+$")
         found[str(path)] = sorted(line for line in answer.splitlines() if told.match(line))
     for instance in ("cache", "queue"):
         if os.path.exists(f"/run/redis-{instance}.env"):
