@@ -17,6 +17,14 @@ from typing import Any
 
 from ansible.module_utils.releases import ReleaseError, digest_of, locked, sha256_of
 
+# What modules take as a service's source.
+SOURCE = {
+    "type": "dict",
+    "required": True,
+    "options": {"path": {"type": "path"}, "git": {"type": "str"}, "pypi": {"type": "str"}},
+    "mutually_exclusive": [["path", "git", "pypi"]],
+    "required_one_of": [["path", "git", "pypi"]],
+}
 SOURCE_EPOCH = 946684800  # 2000-01-01, for what has to carry a time and should always carry the same
 # Left out of a directory unless git tracks it.
 LITTER = (

@@ -147,6 +147,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release_sources import (
+    SOURCE,
     SOURCE_EPOCH,
     UNREACHABLE,
     find_uv,
@@ -749,13 +750,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "source": {
-                "type": "dict",
-                "required": True,
-                "options": {"path": {"type": "path"}, "git": {"type": "str"}, "pypi": {"type": "str"}},
-                "mutually_exclusive": [["path", "git", "pypi"]],
-                "required_one_of": [["path", "git", "pypi"]],
-            },
+            "source": SOURCE,
             "version": {"type": "str", "default": ""},
             "server": {"type": "str", "required": True, "choices": ["gunicorn", "uvicorn", "granian"]},
             "interface": {"type": "str", "required": True, "choices": ["asgi", "wsgi"]},

@@ -86,6 +86,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release_sources import (
+    SOURCE,
     UNREACHABLE,
     find_uv,
     git,
@@ -260,13 +261,7 @@ def main() -> None:
                 "required": True,
                 "options": {
                     "name": {"type": "str", "required": True},
-                    "source": {
-                        "type": "dict",
-                        "required": True,
-                        "options": {"path": {"type": "path"}, "git": {"type": "str"}, "pypi": {"type": "str"}},
-                        "mutually_exclusive": [["path", "git", "pypi"]],
-                        "required_one_of": [["path", "git", "pypi"]],
-                    },
+                    "source": SOURCE,
                     "version": {"type": "str", "default": ""},
                 },
             },
