@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
 
 from landscape import ROOT, File, Landscape, load
@@ -436,3 +437,10 @@ def test_an_engine_that_is_ending_is_restarted_by_who_needs_it(tmp_path):
     assert draining.changed_since_load([str(file)]) == [str(file)]
     draining.record([str(file)])
     assert draining.changed_since_load([str(file)]) == []
+
+
+def test_types_of_compression_are_in_the_order_that_was_declared(lab_nginx):
+    """A set of them would have another order in each run, and each run would change the file."""
+    [line] = re.findall(r"(?m)^ *gzip_types (.*);$", configuration(lab_nginx).text)
+    defaults = yaml.safe_load((ROOT / "roles/nginx/defaults/main.yml").read_text())
+    assert line.split() == [kind for kind in defaults["nginx_lb_compression_types"] if kind != "text/html"]
