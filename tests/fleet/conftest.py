@@ -24,9 +24,14 @@ def home_engine(hosts) -> lab.Engine:
 
 @pytest.fixture(scope="session", params=lab.ENGINES, ids=lambda engine: engine.name)
 def engine(request, hosts, playbook, home_engine):
-    """Run tests with each engine, and leave the lab with its own. No change may fail a request."""
+    """Run tests with each engine; `back_home` ends that. No change may fail a request."""
     if lab.running_engine(hosts) != request.param:
         lab.change_engine(hosts, playbook, request.param)
-    yield request.param
-    if request.param != home_engine:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def back_home(hosts, playbook, home_engine) -> None:
+    """Have the lab's own engine again, for what comes after the tests of engines. No change may fail a request."""
+    if lab.running_engine(hosts) != home_engine:
         lab.change_engine(hosts, playbook, home_engine)

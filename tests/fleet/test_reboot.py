@@ -6,6 +6,8 @@ import pytest
 
 import lab
 
+pytestmark = pytest.mark.usefixtures("back_home")
+
 
 def reboot(host: lab.Host) -> None:
     """Reboot a host and wait until it runs again."""
