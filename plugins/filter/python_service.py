@@ -39,21 +39,19 @@ def service_environments(services: list[Mapping]) -> list[dict]:
     ]
 
 
-def service_files(services: list[Mapping], cpus: int) -> list[dict]:
+def service_files(services: list[Mapping]) -> list[dict]:
     """Return every other file that services have on a node.
 
     Parameters:
-        services: the services.
-        cpus: how many workers `auto` means.
+        services: the services, as `services_sized` gives them, where their text is wanted and not only their paths.
     Returns:
-        For each file its `path`, its `template`, its `service` (without environments, `workers` a number), and for a
+        For each file its `path`, its `template`, its `service` (without environments), and for a
         background process or a scheduled command its `name` and `command`, and when it runs (`at`).
     """
     files = []
     for service in services:
         unit = f"svc-{service['name']}"
         shown = {key: value for key, value in service.items() if key not in SECRET}
-        shown["workers"] = cpus if service["workers"] == "auto" else service["workers"]
         own = [
             {"path": f"/etc/tmpfiles.d/{unit}.conf", "template": "tmpfiles.conf.j2"},
             {"path": f"{UNITS}/{unit}.target", "template": "svc.target.j2"},
@@ -111,7 +109,7 @@ def service_slots(services: list[Mapping]) -> list[dict]:
 
 def service_declared(services: list[Mapping]) -> list[str]:
     """Return the names of all units that services may have on a node: those with a file, and instances."""
-    names = [file["path"].rpartition("/")[2] for file in service_files(services, 1) if file["path"].startswith(UNITS)]
+    names = [file["path"].rpartition("/")[2] for file in service_files(services) if file["path"].startswith(UNITS)]
     names += [unit for service in services for _, unit in _instances(service)]
     return names + [f"svc-{service['name']}@{slot}.service" for service in services for slot in ("blue", "green")]
 

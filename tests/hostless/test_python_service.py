@@ -13,6 +13,7 @@ from ansible.module_utils.testing import patch_module_args
 from landscape import load
 
 filters = load("plugins/filter/python_service.py", "filter_python_service")
+sizing = load("plugins/filter/sizing.py", "filter_sizing_for_services")
 slot = load("plugins/modules/service_slot.py", "service_slot_module")
 undeclared = load("plugins/modules/service_undeclared.py", "service_undeclared_module")
 
@@ -20,6 +21,7 @@ ORDERS = {
     "name": "orders",
     "release": "b",
     "workers": "auto",
+    "memory": "1G",
     "timeout": {"request": 30, "stop": 20},
     "environment": {"TOKEN": "hunter2"},
     "migrate_environment": {"TOKEN": "hunter3"},
@@ -40,11 +42,11 @@ def test_secrets_are_in_the_environments_alone():
     ]
     for function in (filters.service_units, filters.service_slots, filters.service_declared):
         assert "hunter" not in str(function([ORDERS, USERS]))
-    assert "hunter" not in str(filters.service_files([ORDERS, USERS], 4))
+    assert "hunter" not in str(filters.service_files([ORDERS, USERS]))
 
 
 def test_files_of_services():
-    found = filters.service_files([ORDERS, USERS], 4)
+    found = filters.service_files(sizing.services_sized([ORDERS, USERS], 4))
     assert [file["path"].rpartition("/")[2] for file in found] == [
         *("svc-orders.conf", "svc-orders.target", "svc-orders@.service"),
         *("svc-orders-mailer@.service", "svc-orders-off@.service", "svc-orders-report.service"),
@@ -71,7 +73,7 @@ def test_units_of_services():
         "/etc/terrace/services/orders/service.env",
         "/srv/terrace/orders/.live",
     ]
-    files = {file["path"] for file in filters.service_files([ORDERS], 1)}
+    files = {file["path"] for file in filters.service_files([ORDERS])}
     assert set(found[3]["files"]) <= files
 
 
@@ -381,7 +383,7 @@ class Host:
             self.write(f"srv/terrace/{name}/.live", "b blue")
             (root / f"srv/terrace/{name}/live").symlink_to("blue")
             (root / f"run/terrace/{name}").mkdir(parents=True)
-        for file in filters.service_files(services, 1):
+        for file in filters.service_files(services):
             self.write(file["path"], "[Unit]\n\n[X-Terrace]\nService=x\n")
         for file in filters.service_environments(services):
             self.write(file["path"], "TOKEN=hunter2")
