@@ -9,7 +9,7 @@ LAB := $(filter inventory/lab,$(ENV))
 BIN := $(CURDIR)/.venv/bin
 # Where the environment says by a link where its vault's password is, that is used.
 VAULT := $(patsubst %,--vault-password-file=%,$(wildcard $(ENV)/.vault-password))
-ANSIBLE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) $(VAULT) \
+ANSIBLE := $(if $(MITOGEN),ANSIBLE_STRATEGY=mitogen_linear) ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=$(ENV) $(VAULT) \
     $(if $(OFFLINE),--extra-vars=validate_sources=false)
 HERE := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook --inventory=localhost,
 # What Ansible cannot read, it refuses in words of its own, one at a time.
@@ -128,8 +128,8 @@ bench-report: .terrace/venv-bench/.done ## Write what was measured into docs/ben
 	@touch $@
 
 .PHONY: docs
-docs: setup ## Write the documentation's tables of keys anew, from the contracts
-	@$(BIN)/python docs/generate
+docs: setup ## Write the tables of keys and of sizes in the documentation anew
+	@$(BIN)/python docs/generate && $(BIN)/python docs/generate-sizing
 
 .PHONY: requirements
 requirements: setup ## Pin anew what requirements.in names

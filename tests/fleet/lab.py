@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 INVENTORY = ROOT / os.environ.get("LAB_INVENTORY", "inventory/lab")
 STATE = INVENTORY.parents[1] / ".terrace" / INVENTORY.name
 AUTHORITY = STATE / "pki/ca.crt"
+# Where the scenarios have each run count its tasks, see plugins/callback/host_tasks.py.
+HOST_TASKS = ROOT / ".terrace/host-tasks.json"
 GATEWAY = "10.77.0.1"
 
 _TOPOLOGY = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text())
@@ -89,7 +91,19 @@ def network_is_up() -> bool:
 
 def environment() -> dict[str, str]:
     """Return the environment variables for Ansible's commands."""
-    return os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    mine = {name: value for name, value in os.environ.items() if name != "TERRACE_HOST_TASKS"}
+    return mine | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+
+
+def host_tasks() -> dict[str, int]:
+    """Return how many tasks ran on each host in the scenario's last run before its tests: one that changes nothing.
+
+    AssertionError where no run was counted, or one of other hosts.
+    """
+    assert HOST_TASKS.exists(), f"nothing was counted; run site.yml with TERRACE_HOST_TASKS={HOST_TASKS}"
+    counted = json.loads(HOST_TASKS.read_text())["hosts"]
+    assert set(counted) - {"localhost"} == set(ADDRESSES), f"{HOST_TASKS} is of another run: {counted}"
+    return counted
 
 
 class Host:

@@ -202,7 +202,7 @@ def test_preflight_gathers_what_later_plays_of_the_run_look_for(ha):
 
 
 def test_the_page_is_current():
-    """docs/sizing.md shows what the rules come to now; `docs/generate-sizing` writes it anew."""
+    """docs/sizing.md shows what the rules come to now; `make docs` writes it anew."""
     generate = load("docs/generate-sizing", "generate_sizing")
     page = (ROOT / "docs/sizing.md").read_text()
     assert generate.generated(page) == page
