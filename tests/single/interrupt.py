@@ -22,6 +22,11 @@ def playbook_command(*words: str) -> list[str]:
     return [str(lab.ROOT / ".venv/bin/ansible-playbook"), f"--inventory={lab.INVENTORY}", *words]
 
 
+def by_mitogen(command: Sequence[str]) -> list[str]:
+    """Return a run's command as `MITOGEN=1` makes it; what is killed on the host then dies with the controller."""
+    return ["env", "ANSIBLE_STRATEGY=mitogen_linear", *command]
+
+
 def started(command: Sequence[str]) -> subprocess.Popen:
     """Start a run and return it; it prints into a pipe."""
     return subprocess.Popen(
