@@ -72,13 +72,17 @@ def floor(wanted: dict[str, list[str]]) -> dict:
     return {"seconds": time.monotonic() - start, "hosts": taken, "packages": wanted}
 
 
-def site() -> dict:
-    """Run site.yml on the lab, and return its seconds, and what the callback plugin host_tasks counted."""
+def site(**environment: str) -> dict:
+    """Run site.yml on the lab, and return its seconds, and what the callback plugin host_tasks counted.
+
+    Parameters:
+        environment: further environment variables.
+    """
     with tempfile.TemporaryDirectory(prefix="terrace-bench-") as folder:
         counted = Path(folder) / "host-tasks.json"
         taken, shown = stack.ansible(
             "ansible-playbook", "site.yml",
-            environment={"TERRACE_HOST_TASKS": str(counted)},
+            environment={"TERRACE_HOST_TASKS": str(counted), **environment},
         )  # fmt: skip
         if not counted.exists():
             sys.exit("bench: the callback plugin host_tasks wrote nothing; see plugins/callback/host_tasks.py")
@@ -89,7 +93,7 @@ def site() -> dict:
 
 
 def measure() -> dict:
-    """Return the floor, a first run and two that change nothing, on hosts that are bare before the first two."""
+    """Return the floor, a first run and one that changes nothing, and both by Mitogen, each beginning on bare hosts."""
     wanted = packages()
     built = (results.ROOT / ".terrace/releases").exists()
     bare_hosts()
@@ -98,17 +102,15 @@ def measure() -> dict:
     results.say(f"the packages alone: {bottom['seconds']:.1f} s")
     creation = bare_hosts()
     found = {"floor": bottom, "create_seconds": creation, "releases_built_before": built}
-    results.say("running site.yml for the first time")
-    found["first"] = site()
-    results.say(
-        f"first run: {found['first']['seconds']:.1f} s, {max(found['first']['hosts'].values())} host-tasks at most"
-    )
-    found["again"] = site()
-    results.say(
-        f"second run: {found['again']['seconds']:.1f} s, {max(found['again']['hosts'].values())} host-tasks at most"
-    )
-    if found["again"]["changed"]:
-        results.say(f"the second run changed {found['again']['changed']} things; it should change nothing")
+    for prefix, environment in (("", {}), ("mitogen_", {"ANSIBLE_STRATEGY": "mitogen_linear"})):
+        if prefix:
+            bare_hosts()
+        for name in ("first", "again"):
+            run = found[prefix + name] = site(**environment)
+            results.say(
+                f"{prefix}{name}: {run['seconds']:.1f} s, {max(run['hosts'].values())} host-tasks at most,"
+                f" {run['changed']} changed"
+            )
     return found
 
 
