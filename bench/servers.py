@@ -128,8 +128,8 @@ def _home(key: tuple[str, str]) -> str:
     return f"/srv/terrace/{key[0]}"
 
 
-def _module(name: str, **arguments: str) -> None:
-    stack.ansible("ansible", NODE, "--become", f"--module-name={name}", f"--args={json.dumps(arguments)}")
+def _module(module: str, /, **arguments: str) -> None:
+    stack.ansible("ansible", NODE, "--become", f"--module-name={module}", f"--args={json.dumps(arguments)}")
 
 
 def place(service: str, server: str) -> load.Place:
