@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fleet"))
 
 import lab
 import state
-from interrupt import SEED, complete_run, interrupted_runs, playbook_command
+from interrupt import SEED, by_mitogen, complete_run, interrupted_runs, playbook_command
 
 KEPT = lab.STATE / "interrupted.json"
 KILLS = 10
@@ -22,10 +22,10 @@ TASKS = 70
 
 
 def main() -> None:
-    """Kill runs, let one end, and write the state of the machine."""
+    """Kill runs, every second one by Mitogen, let one end, and write the state of the machine."""
     print(f"seed {SEED}", flush=True)
     command = playbook_command("site.yml")
-    interrupted_runs(KILLS, lambda _: command, TASKS, SEED)
+    interrupted_runs(KILLS, lambda number: (command, by_mitogen(command))[number % 2], TASKS, SEED)
     complete_run(command)
     KEPT.write_text(json.dumps(state.collect(lab.Host("solo1"))))
 

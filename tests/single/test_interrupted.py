@@ -6,7 +6,7 @@ import json
 
 import state
 from first_run import KEPT
-from interrupt import SEED, complete_run, console, interrupted_runs, playbook_command, started
+from interrupt import SEED, by_mitogen, complete_run, console, interrupted_runs, playbook_command, started
 
 KILLS = 10
 # Every daemon gets a setting that it has to take up; one service loses its background process.
@@ -41,15 +41,18 @@ def test_a_first_run_that_was_killed_again_and_again_ends_as_one_that_was_not(ho
 
 
 def test_runs_that_change_settings_and_break_off_leave_nothing_behind(hosts):
-    """Runs to other settings and back are killed one after the other, and one loses its host; then one back ends."""
+    """Runs to other settings and back are killed one after the other, and one loses its host; then one back ends.
+
+    Those to other settings run as `MITOGEN=1` has them, those back do not, and one that loses its host does not.
+    """
     host = hosts["solo1"]
     before = state.collect(host)
     there, back = playbook_command("site.yml", "--extra-vars", json.dumps(CHANGED)), playbook_command("site.yml")
-    tasks = tasks_of(complete_run(there))
+    tasks = tasks_of(complete_run(by_mitogen(there)))
     changed = state.collect(host)
     assert changed["problems"] == []
     assert len(state.differences(before, changed)) > len(CHANGED), "the other settings reached the machine"
-    died = interrupted_runs(KILLS, lambda number: (back, there)[number % 2], tasks, SEED + 1)
+    died = interrupted_runs(KILLS, lambda number: (back, by_mitogen(there))[number % 2], tasks, SEED + 1)
     lose_the_host(there)
     complete_run(back)
     after = state.collect(host)
