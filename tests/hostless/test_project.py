@@ -165,3 +165,16 @@ def test_pages_name_what_is_there():
                 if not (ROOT / path).exists() and not re.search(r"/[A-Z]{3,}", path):
                     broken.append(f"{name}: {path}")
     assert broken == []
+
+
+def test_rows_of_tables_have_as_many_cells_as_their_heads():
+    broken = []
+    for name, text in texts().items():
+        if name.endswith(".md"):
+            cells = 0
+            for number, line in enumerate(text.splitlines(), 1):
+                found = len(re.findall(r"(?<!\\)\|", line)) if line.lstrip().startswith("|") else 0
+                if cells and found not in (0, cells):
+                    broken.append(f"{name}:{number}")
+                cells = found
+    assert broken == []
