@@ -14,7 +14,11 @@ from terrace.environment import Environment
 
 
 class ActionModule(ActionBase):
-    """Returns `problems`, a line each; and `services`, those with which nothing is wrong, every key filled in."""
+    """Looks at an environment.
+
+    Returns `problems`, a line each; `services`, those with which nothing is wrong, every key filled in; and `places`,
+    where the source and the version of each of these stand.
+    """
 
     TRANSFERS_FILES = False
 
@@ -23,4 +27,9 @@ class ActionModule(ActionBase):
         environment = Environment(
             task_vars["hostvars"], task_vars["groups"], lambda path: self._loader.get_text_file_contents(str(path))
         )
-        return result | {"changed": False, "problems": environment.lines, "services": environment.services}
+        return result | {
+            "changed": False,
+            "problems": environment.lines,
+            "services": environment.services,
+            "places": environment.places,
+        }

@@ -21,12 +21,15 @@ def releases_source(source: Mapping[str, str], directory: str) -> dict[str, str]
     return dict(source)
 
 
-def releases_asked(declared: Mapping[str, Mapping], directory: str) -> list[dict]:
+def releases_asked(
+    declared: Mapping[str, Mapping], directory: str, places: Mapping[str, Mapping[str, str]] | None = None
+) -> list[dict]:
     """Return what to ask of services' sources: name, source and version of each whose declaration is sound so far.
 
     Parameters:
         declared: what `services_declared` returned, unchecked.
         directory: where a relative path starts.
+        places: where the keys of each service stand, for what is said of them.
     """
     asked = []
     for name, service in declared.items():
@@ -38,7 +41,8 @@ def releases_asked(declared: Mapping[str, Mapping], directory: str) -> list[dict
             and all(isinstance(text, str) and text for text in (name, *source.values()))
             and isinstance(version, str)
         ):
-            asked.append({"name": name, "source": releases_source(source, directory), "version": version})
+            service = {"name": name, "source": releases_source(source, directory), "version": version}
+            asked.append(service | ({"places": places[name]} if places else {}))
     return asked
 
 

@@ -32,6 +32,10 @@ options:
         description: Its version, as in M(release_build).
         type: str
         default: ""
+      places:
+        description: What to call its keys in problems, by key, such as C(source.git); otherwise C(services.NAME.KEY).
+        type: dict
+        default: {}
   python_version:
     description: Python of the nodes, as major.minor.
     type: str
@@ -248,7 +252,8 @@ class Asker:
         """Return what is wrong with one service, a line each."""
         (kind, where), *_ = service["source"].items()
         found = getattr(self, f"ask_{kind}")(where, service["version"])
-        return [f"services.{service['name']}.{key}: {text}" for key, text in found.items()]
+        name, places = service["name"], service["places"]
+        return [f"{places.get(key, f'services.{name}.{key}')}: {text}" for key, text in found.items()]
 
 
 def main() -> None:
@@ -263,6 +268,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "source": SOURCE,
                     "version": {"type": "str", "default": ""},
+                    "places": {"type": "dict", "default": {}},
                 },
             },
             "python_version": {"type": "str", "default": "3.13"},

@@ -62,6 +62,8 @@ class Environment:
         self.settings = [setting for inventory in self.inventories for setting in inventory.settings]
         self.first = first
         self.problems: list[Problem] = []
+        # Where the source and the version of each sound service stand, by key: a file and the key in it.
+        self.places: dict[str, dict[str, str]] = {}
         self._check()
 
     @property
@@ -284,13 +286,18 @@ class Environment:
             secrets if isinstance(secrets, Mapping) else None,
             list(overrides or []),
         )
-        for name, place, text in ((name, *each) for name, its in checked.findings.items() for each in its):
+
+        def told(name: str, place: str, text: str) -> Problem:
             if _overrides((overrides or {}).get(name), place):
-                yield Problem(file, f"{key}.{name}" + (f".{place}" if place else ""), text)
-            else:
-                own = shown(directory / f"{name}.yml")
-                yield Problem(own, place, text)
+                return Problem(file, f"{key}.{name}" + (f".{place}" if place else ""), text)
+            return Problem(shown(directory / f"{name}.yml"), place, text)
+
+        for name, its in checked.findings.items():
+            yield from (told(name, place, text) for place, text in its)
         self.services = checked.whole()
+        for service in self.services:
+            keys = ["version", "source", *(f"source.{kind}" for kind in declared[service["name"]]["source"])]
+            self.places[service["name"]] = {place: str(told(service["name"], place, "")) for place in keys}
         yield from self._connections()
 
     def _connections(self) -> Iterator[Problem]:

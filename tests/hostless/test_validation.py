@@ -1126,9 +1126,7 @@ def test_make_check_runs_what_is_tested_here():
 def source_missing(qa: Path) -> str:
     """Return what is said of the service whose source is not there."""
     place = f"{qa.parents[1]}/shop"
-    return (
-        f"services.shop.source.path: there is no directory {place}; correct it, relative paths start beside services/"
-    )
+    return f"{SHOP}: source.path: there is no directory {place}; correct it, relative paths start beside services/"
 
 
 def test_check_passes(qa):
@@ -1162,9 +1160,21 @@ def test_site_refuses_before_anything_else(qa):
         == 1
     )
     assert lines.count(source_missing(qa)) == 1
-    assert len([line for line in lines if line.startswith("services.")]) == 2
+    assert len([line for line in lines if line.startswith("services/")]) == 2
     assert re.findall(r"(?m)^PLAY \[(.*)\]", result.stdout) == ["Validate the inventory and the services"]
     assert result.returncode == 2
+
+
+def test_what_a_source_lacks_is_told_where_it_is_declared(qa):
+    """In the service's own file, or in what the environment says of it."""
+    change(USERS, "https://git.example.com/users.git", f"{qa}/users.git")
+    change(SERVICES, "workers: 2", "source: {path: gone}")
+    result = check(qa, sources=True)
+    mend = "correct it, relative paths start beside services/"
+    told = f"{SERVICES}: services.shop.source.path: there is no directory {qa.parents[1]}/gone; {mend}"
+    assert told in result.stdout.splitlines()
+    change(SERVICES, "source: {path: gone}", "workers: 2")
+    assert source_missing(qa) in check(qa, sources=True).stdout.splitlines()
 
 
 def test_a_plan_refuses_before_anything_else(qa):
