@@ -53,7 +53,9 @@ def under_load() -> Iterator[None]:
 def recap(done: subprocess.CompletedProcess) -> dict[str, int]:
     """Return how many changes a run made, by host."""
     assert done.returncode == 0, done.stdout[-4000:]
-    return {host: int(count) for host, count in re.findall(r"(?m)^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout)}
+    found = {host: int(count) for host, count in re.findall(r"(?m)^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout)}
+    assert found, done.stdout[-1000:]
+    return found
 
 
 def certificate(host: str) -> bytes:
