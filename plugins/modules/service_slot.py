@@ -336,12 +336,18 @@ class Service:
             self.wait_ready(slot)
         except (SlotError, UnitError, OSError) as error:
             lines = unit.journal()
-            unit.systemctl("stop", unit.name, check=False)
+            self.stop(slot)
             if before is None:
                 path.unlink()
             else:
                 self.link(path, str(before))
             raise SlotError(f"{error}. Its last lines in the journal:\n{lines}") from error
+
+    def stop(self, slot: str) -> None:
+        """Stop a slot that did not become ready, and have it count as stopped: what it failed with has been told."""
+        unit = self.units[slot]
+        unit.systemctl("stop", unit.name, check=False)
+        unit.systemctl("reset-failed", unit.name, check=False)
 
     def wait_ready(self, slot: str) -> None:
         """Wait until the node proxy's readiness check of a slot passes.
@@ -446,7 +452,7 @@ class Service:
             unit = self.units[slot]
             lines = unit.journal()
             if not keep:
-                unit.systemctl("stop", unit.name, check=False)
+                self.stop(slot)
             raise SlotError(f"{error}. Its last lines in the journal:\n{lines}") from error
 
     def declare(self, slot: str, live: str, release: str) -> None:
