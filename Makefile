@@ -114,7 +114,11 @@ test: setup-lab ## Run every check there is, the whole lab included
 	@$(MAKE) lint
 	@$(MAKE) test-hostless
 	@$(MAKE) test-examples
-	@molecule test --all
+	@# Where one fails, the log's end says what: who reads only that, as of a CI run, need not search.
+	@set -o pipefail; COLUMNS=160 molecule test --all 2>&1 | tee .terrace/test.log || { \
+	    sed -e 's/\x1b\[[0-9;]*m//g' .terrace/test.log | \
+	        sed -n -e '/short test summary info/,/ in [0-9.]*s/p' -e '/fatal: /p' -e '/\[ERROR\]/p' | cut -c1-200 | tail -n 40; \
+	    exit 1; }
 
 .PHONY: bench bench-report
 bench: setup-lab ## Measure into docs/benchmarks.md; makes the lab anew (PARTS=all, ROUNDS=3)
