@@ -29,8 +29,7 @@ setup-lab:
 
 .PHONY: up
 up: setup-lab ## Create the lab, bring the whole stack up in it, and show what runs where
-	@# By plain Ansible, whatever MITOGEN says: the machines have to outlive the run that starts them.
-	@$(subst ANSIBLE_STRATEGY=mitogen_linear,,$(ANSIBLE)) molecule/lab/create.yml
+	@$(ANSIBLE) molecule/lab/create.yml
 	@$(ANSIBLE) site.yml
 	@$(MAKE) status
 

@@ -41,16 +41,14 @@ def ready_at_start() -> None:
 def playbook():
     """Return a function that runs ansible-playbook on the lab's inventory and returns its result.
 
-    It does so as `MITOGEN=1` has it, which takes half the time here; the scenarios' own runs are Ansible's plain ones,
-    and so are those of the lab's playbooks: what they start on this machine has to outlive them.
+    It does so as `MITOGEN=1` has it, which takes half the time here; the scenarios' own runs are Ansible's plain ones.
     """
 
     def run(*words: str) -> subprocess.CompletedProcess:
-        strategy = {} if words[0].startswith("molecule/") else {"ANSIBLE_STRATEGY": "mitogen_linear"}
         return subprocess.run(
             [lab.ROOT / ".venv/bin/ansible-playbook", f"--inventory={lab.INVENTORY}", *words],
             cwd=lab.ROOT,
-            env=lab.environment() | strategy,
+            env=lab.environment() | {"ANSIBLE_STRATEGY": "mitogen_linear"},
             capture_output=True,
             text=True,
             check=False,
