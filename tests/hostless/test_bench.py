@@ -16,6 +16,7 @@ import pytest
 from landscape import ROOT, Landscape
 
 sys.path.insert(0, str(ROOT / "bench"))
+import balancer
 import load
 import results
 import runs
@@ -133,6 +134,16 @@ def test_a_generated_inventory_is_accepted_and_rendered(tmp_path):
     files = list(landscape.files_of("app4"))
     assert "/etc/haproxy/node.cfg" in {file.path for file in files}
     assert {file.host for file in files} == {"app4"}
+
+
+def test_every_variant_of_the_balancer_lacks_something(lab):
+    """Each pattern leaves lines out; what only an option adds to the configuration would be measured for nothing."""
+    (text,) = (file.text for file in lab.files_of("lb1") if file.path == balancer.CONFIGURATION)
+    assert balancer.variant(text, []) == text
+    for patterns in balancer.WITHOUT.values():
+        for pattern in patterns:
+            assert len(balancer.variant(text, [pattern])) < len(text), pattern
+    assert balancer.share([8, 9, 30], [10, 10, 10]) == 0.9
 
 
 def test_what_a_node_is_told_of_others_does_not_grow_with_them(tmp_path):
