@@ -71,14 +71,16 @@ def releases_unborn(services: list[Mapping], facts: list[Mapping]) -> list[Mappi
     return [service for service in services if service["name"] not in live]
 
 
-def _live(name: str, facts: list[Mapping], nodes: list[str]) -> dict[str, Mapping]:
+def _live(name: str, facts: list[Mapping], nodes: list[Mapping]) -> dict[str, Mapping]:
     """Return what a service's live releases are, by node: what those nodes say that run it, or else all others."""
     found = {
         node: {"id": answer[name]["live"]} | answer[name].get("releases", {}).get(answer[name]["live"], {})
         for node, answer in _answers(facts).items()
         if answer[name]["live"]
     }
-    return {node: release for node, release in found.items() if node in nodes} or found
+    # Ansible renders each part of each node that is looked at: of a service that is live nowhere, none is.
+    names = {node["name"] for node in nodes} if found else set()
+    return {node: release for node, release in found.items() if node in names} or found
 
 
 def releases_plan(
@@ -100,7 +102,7 @@ def releases_plan(
     plan = {}
     for service in services:
         name = service["name"]
-        live = _live(name, facts, [node["name"] for node in nodes[name]])
+        live = _live(name, facts, nodes[name])
         if live:
             chosen = Counter(release["id"] for release in live.values()).most_common(1)[0][0]
             node = next(node for node, release in live.items() if release["id"] == chosen)
@@ -147,7 +149,7 @@ def releases_other(services: list[Mapping], nodes: Mapping[str, list[Mapping]], 
     lines = []
     for service in services:
         name = service["name"]
-        live = _live(name, facts, [node["name"] for node in nodes[name]])
+        live = _live(name, facts, nodes[name])
         differences = sorted({text for release in live.values() for text in _differences(service, release)})
         if differences:
             lines.append(f"{name}: {'; '.join(differences)}")

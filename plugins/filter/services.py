@@ -317,11 +317,13 @@ def members(group: str, groups: Mapping[str, list[str]], hostvars: Mapping) -> l
     """Return the hosts of a group as a list of name and private address; a group that does not exist has none."""
     inventory = getattr(hostvars, "_inventory", None)
     known = {} if inventory is None else _ADDRESSES.setdefault(inventory, {})
-    for host in groups.get(group, []):
+    # Once: each look at an element is a rendering.
+    hosts = list(groups.get(group, []))
+    for host in hosts:
         if host not in known:
             variables = hostvars[host]
             known[host] = str(variables.get("address") or variables.get("ansible_host", host) or "")
-    return [{"name": host, "address": known[host]} for host in groups.get(group, [])]
+    return [{"name": host, "address": known[host]} for host in hosts]
 
 
 class FilterModule:
