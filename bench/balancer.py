@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import statistics
 
 import load
 import results
@@ -43,8 +42,7 @@ def measure(engines: dict[str, str], connections: int = 32) -> dict:
         engines: the balancer host of each engine; HAProxy has to be among them.
         connections: how many clients there are.
     Returns:
-        `rows`: for each variant, what it is `without`, the microseconds of each of its `rounds`, and their median part
-        `of_whole`.
+        `rows`: for each variant, what it is `without`, and the microseconds of each of its `rounds`.
     Errors:
         LoadError, where HAProxy is not measured or a variant does not answer.
     """
@@ -68,12 +66,5 @@ def measure(engines: dict[str, str], connections: int = 32) -> dict:
                 found[name].append(spent)
     finally:
         put(host, whole)
-    rows = [
-        {"without": name, "rounds": spent, "of_whole": share(spent, found["nothing"])} for name, spent in found.items()
-    ]
+    rows = [{"without": name, "rounds": spent} for name, spent in found.items()]
     return {"connections": connections, "seconds": ways.seconds(), "rows": rows}
-
-
-def share(spent: list[float], whole: list[float]) -> float:
-    """Return the median over the rounds of one variant's time as a part of the whole configuration's in that round."""
-    return statistics.median(one / other for one, other in zip(spent, whole, strict=True))

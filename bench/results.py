@@ -25,6 +25,11 @@ def rounds(default: int = 3) -> int:
     return int(given)
 
 
+def share(figures: Iterable[float], whole: Iterable[float]) -> float:
+    """Return the median over the rounds of a figure as a part of another one of the same round."""
+    return statistics.median(one / other for one, other in zip(figures, whole, strict=True))
+
+
 def command(part: str) -> str:
     """Return what repeats a part as it was run."""
     given = [f"{name}='{os.environ[name]}'" for name in ("ROUNDS", "SECONDS", "ENGINES") if os.environ.get(name)]
