@@ -18,12 +18,12 @@ import psycopg
 
 from testing.processes import Process, free_port, scratch_directory, wait_until
 
+# Fast, on a disk that nobody pulls the plug of. What was committed has to outlive `stop`, so commits wait for the WAL.
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "fsync": "off",
     "full_page_writes": "off",
-    "synchronous_commit": "off",
     "shared_buffers": "64MB",
     "max_wal_size": "4GB",
     "max_connections": "200",
@@ -90,7 +90,7 @@ class PostgreSQL:
         wait_until(self._answers, seconds=30, what="PostgreSQL answers")
 
     def stop(self) -> None:
-        """Stop at once: every connection breaks, nothing is tidied."""
+        """Stop at once: every connection breaks, nothing is tidied, what was committed is kept."""
         assert self._process is not None
         self._process.end(signal.SIGQUIT)
 

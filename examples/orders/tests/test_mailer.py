@@ -32,6 +32,9 @@ def mailer(urls: DatabaseUrls, name: str) -> Iterator[Process]:
         )
         try:
             yield process
+        except AssertionError as error:
+            error.add_note(f"{name} printed:\n{process.printed()}")
+            raise
         finally:
             process.end()
 
@@ -84,6 +87,16 @@ def test_an_order_that_someone_works_on_is_passed_over(shop: DatabaseUrls) -> No
             wait_until(lambda: len(confirmed(process)) == len(others), seconds=10, what="the others are confirmed")
             assert confirmed(process) == others
         wait_until(lambda: confirmed(process) == [*others, first], seconds=5, what="the first is confirmed")
+
+
+def test_what_was_ordered_outlives_an_outage(shop: DatabaseUrls, postgres: PostgreSQL) -> None:
+    for _ in range(3):
+        ids = order(shop, 2)
+        postgres.stop()
+        postgres.start()
+        assert unconfirmed(shop) == ids
+        with psycopg.connect(shop.application) as connection:
+            connection.execute("UPDATE orders SET confirmed_at = now() WHERE confirmed_at IS NULL")
 
 
 def test_a_mailer_outlives_an_outage_and_stops_while_it_lasts(shop: DatabaseUrls, postgres: PostgreSQL) -> None:
