@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def releases_of(nodes: Mapping[str, list[Mapping]], host: str) -> list[str]:
-    """Return the services that run on a host, given by service the nodes that run it."""
-    return [name for name, where in nodes.items() if any(node["name"] == host for node in where)]
+def releases_of(nodes: Mapping[str, list[str]], host: str) -> list[str]:
+    """Return the services that run on a host, given by service the names of the nodes that run it."""
+    return [name for name, where in nodes.items() if host in where]
 
 
 def releases_source(source: Mapping[str, str], directory: str) -> dict[str, str]:
@@ -71,26 +71,26 @@ def releases_unborn(services: list[Mapping], facts: list[Mapping]) -> list[Mappi
     return [service for service in services if service["name"] not in live]
 
 
-def _live(name: str, facts: list[Mapping], nodes: list[Mapping]) -> dict[str, Mapping]:
+def _live(name: str, facts: list[Mapping], nodes: list[str]) -> dict[str, Mapping]:
     """Return what a service's live releases are, by node: what those nodes say that run it, or else all others."""
     found = {
         node: {"id": answer[name]["live"]} | answer[name].get("releases", {}).get(answer[name]["live"], {})
         for node, answer in _answers(facts).items()
         if answer[name]["live"]
     }
-    # Ansible renders each part of each node that is looked at: of a service that is live nowhere, none is.
-    names = {node["name"] for node in nodes} if found else set()
+    # Ansible renders each name that is looked at: of a service that is live nowhere, none is.
+    names = set(nodes) if found else set()
     return {node: release for node, release in found.items() if node in names} or found
 
 
 def releases_plan(
-    services: list[Mapping], nodes: Mapping[str, list[Mapping]], facts: list[Mapping], built: list[Mapping]
+    services: list[Mapping], nodes: Mapping[str, list[str]], facts: list[Mapping], built: list[Mapping]
 ) -> dict[str, dict]:
     """Return by service the release that a node without one gets.
 
     Parameters:
         services: the declared services.
-        nodes: by service, the nodes that run it.
+        nodes: by service, the names of the nodes that run it.
         facts: the results of `release_facts`, looped over the nodes.
         built: the results of `release_build`, looped over the services that are live nowhere.
     Returns:
@@ -136,14 +136,14 @@ def releases_missing(
     ]
 
 
-def releases_other(services: list[Mapping], nodes: Mapping[str, list[Mapping]], facts: list[Mapping]) -> list[str]:
+def releases_other(services: list[Mapping], nodes: Mapping[str, list[str]], facts: list[Mapping]) -> list[str]:
     """Return a line for each service whose declaration is not that of the release which is live.
 
     What a path holds is not compared: only building it would tell.
 
     Parameters:
         services: the declared services.
-        nodes: by service, the nodes that run it.
+        nodes: by service, the names of the nodes that run it.
         facts: the results of `release_facts`, looped over the nodes.
     """
     lines = []
@@ -179,20 +179,22 @@ def _public(address: str) -> str:
 
 
 def releases_first_on(
-    plan: Mapping[str, Mapping], nodes: Mapping[str, list[Mapping]], host: str, hosts: list[str]
+    plan: Mapping[str, Mapping], nodes: Mapping[str, list[str]], host: str, hosts: list[str]
 ) -> list[str]:
     """Return the new services for which a host is the first of those that take part in a run.
 
     Parameters:
         plan: what `releases_plan` returned.
-        nodes: by service, the nodes that run it.
+        nodes: by service, the names of the nodes that run it.
         host: this node.
         hosts: the nodes that take part in the run.
     """
+    # As a set: Ansible renders every name of a list that something is looked for in.
+    hosts = set(hosts)
     return [
         name
         for name, release in plan.items()
-        if release["new"] and next((n["name"] for n in nodes[name] if n["name"] in hosts), "") == host
+        if release["new"] and next((node for node in nodes[name] if node in hosts), "") == host
     ]
 
 

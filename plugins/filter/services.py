@@ -111,19 +111,33 @@ def services_redis_users(services: list[dict], key: str) -> list[dict]:
     return users
 
 
-def services_backends(services: list[dict], nodes: Mapping[str, list[dict]], health_port: int) -> list[dict]:
+def services_nodes(services: list[dict], groups: Mapping[str, list[str]], hostvars: Mapping) -> dict[str, list[str]]:
+    """Return by service the names of the hosts that run it, in the order of the inventory."""
+    return {
+        service["name"]: [host["name"] for host in members(service["on"], groups, hostvars)] for service in services
+    }
+
+
+def services_first(services: list[dict], groups: Mapping[str, list[str]], hostvars: Mapping) -> dict[str, str]:
+    """Return by service the name of the first host that runs it; a service that none runs is left out."""
+    return {name: nodes[0] for name, nodes in services_nodes(services, groups, hostvars).items() if nodes}
+
+
+def services_backends(
+    services: list[dict], groups: Mapping[str, list[str]], hostvars: Mapping, health_port: int
+) -> list[dict]:
     """Return what a load balancer has to know of each service that has routes.
 
     Parameters:
         services: what `services_list` returned.
-        nodes: by service, its app nodes with name and address.
+        groups, hostvars: as of `members`.
         health_port: the port on which node proxies tell of readiness.
     """
     return [
         {
             "name": service["name"],
             "routes": service["routes"],
-            "nodes": nodes[service["name"]],
+            "nodes": members(service["on"], groups, hostvars),
             "port": service["port"],
             "health_port": health_port,
             "timeout_request": service["timeout"]["request"],
@@ -134,10 +148,20 @@ def services_backends(services: list[dict], nodes: Mapping[str, list[dict]], hea
     ]
 
 
-def services_ingress(services: list[dict], nodes: Mapping[str, list[dict]], node: str) -> list[dict]:
+# A node checks every node that it may call, every second: with all of them checks, and the size of all configurations,
+# would grow with the square of the nodes.
+CALLED = 8
+
+
+def services_ingress(here: list[dict], groups: Mapping[str, list[str]], hostvars: Mapping, node: str) -> list[dict]:
     """Return what the node proxy of one node has to know of the services that run there.
 
-    Their peers come the next by name first: a node that takes a few stands in for as many as stand in for it.
+    Their peers are the next CALLED by name: a node that takes a few of them stands in for as many as stand in for it.
+
+    Parameters:
+        here: the services of the node, of `services_list`.
+        groups, hostvars: as of `members`.
+        node: the node's name.
     """
     return [
         {
@@ -147,9 +171,9 @@ def services_ingress(services: list[dict], nodes: Mapping[str, list[dict]], node
             "host_header": next((route["host"] for route in service["routes"] if route["host"]), "localhost"),
             "timeout_request": service["timeout"]["request"],
             "timeout_stop": service["timeout"]["stop"],
-            "peers": _from(nodes[service["name"]], node)[1:],
+            "peers": _from(members(service["on"], groups, hostvars), node)[1 : CALLED + 1],
         }
-        for service in services
+        for service in here
     ]
 
 
@@ -158,11 +182,6 @@ def _from(nodes: list[dict], name: str) -> list[dict]:
     ordered = sorted(nodes, key=lambda node: node["name"])
     start = next((place for place, node in enumerate(ordered) if node["name"] == name), 0)
     return ordered[start:] + ordered[:start]
-
-
-# Each caller checks every node that it may call, every second: with all of them checks, and the size of all
-# configurations, would grow with the square of the nodes.
-CALLED = 8
 
 
 def _called(targets: list[dict], callers: list[str], node: str) -> list[dict]:
@@ -177,28 +196,34 @@ def _called(targets: list[dict], callers: list[str], node: str) -> list[dict]:
 
 
 def services_needs(
-    here: list[dict], services: list[dict], nodes: Mapping[str, list[dict]], health_port: int, node: str
+    here: list[dict],
+    services: list[dict],
+    groups: Mapping[str, list[str]],
+    hostvars: Mapping,
+    health_port: int,
+    node: str,
 ) -> list[dict]:
     """Return the services that those of one node call, with the nodes that it calls them on.
 
     Parameters:
         here: the services of the node, of `services_list`.
         services: all of them.
-        nodes: by service, its app nodes with name and address.
+        groups, hostvars: as of `members`.
         health_port: the port on which node proxies tell of readiness.
         node: the node's name.
     """
     needed = {need for service in here for need in service["needs"]}
+    on = {need: {service["on"] for service in services if need in service["needs"]} for need in needed}
     callers = {
-        need: sorted({host["name"] for s in services if need in s["needs"] for host in nodes[s["name"]]})
-        for need in needed
+        need: sorted({host["name"] for group in wanting for host in members(group, groups, hostvars)})
+        for need, wanting in on.items()
     }
     return [
         {
             "name": service["name"],
             "port": service["port"],
             "health_port": health_port,
-            "nodes": _called(nodes[service["name"]], callers[service["name"]], node),
+            "nodes": _called(members(service["on"], groups, hostvars), callers[service["name"]], node),
             "timeout_request": service["timeout"]["request"],
         }
         for service in services
@@ -270,7 +295,7 @@ def service_environment(
 def services_run(
     here: list[dict],
     services: list[dict],
-    nodes: Mapping[str, list[dict]],
+    first: Mapping[str, str],
     ports: Mapping[str, int],
     key: str,
     node: str,
@@ -283,7 +308,7 @@ def services_run(
     Parameters:
         here: those of `services_list` that run on this node.
         services: all of them.
-        nodes: by service, its app nodes.
+        first: what `services_first` returned. Scheduled commands run on one node at a time: on this one.
         ports: the table of ports.
         key: the environment's key, from which passwords derive.
         node: the name of this node.
@@ -299,8 +324,7 @@ def services_run(
         | {
             "release": release.get("id", ""),
             "migrate": (service["database"] or {}).get("migrate", "") if service["name"] in (migrating or []) else "",
-            # Scheduled commands run on one node at a time: on the first that runs the service.
-            "schedule": service["schedule"] if nodes[service["name"]][0]["name"] == node else {},
+            "schedule": service["schedule"] if first[service["name"]] == node else {},
             "environment": service_environment(service, services, ports, key, node, secrets),
             "migrate_environment": service_environment(service, services, ports, key, node, secrets, owner=True),
         }
@@ -308,22 +332,58 @@ def services_run(
     ]
 
 
-# The addresses of an inventory's hosts. Ansible puts all variables of a host together for each look at one, which for
-# every host looking at every other would be most of a run.
-_ADDRESSES: weakref.WeakKeyDictionary[object, dict[str, str]] = weakref.WeakKeyDictionary()
+class _Known:
+    """The members of an inventory's groups, each found once."""
+
+    def __init__(self, groups: Mapping[str, list[str]]) -> None:
+        self.groups = groups
+        self._addresses: dict[str, str] = {}
+        self._members: dict[str, list[dict[str, str]]] = {}
+
+    def members(self, group: str, hostvars: Mapping) -> list[dict[str, str]]:
+        if group not in self._members:
+            hosts = self.groups.get(group, [])
+            self._members[group] = [{"name": host, "address": self._address(host, hostvars)} for host in hosts]
+        return self._members[group]
+
+    def _address(self, host: str, hostvars: Mapping) -> str:
+        if host not in self._addresses:
+            variables = hostvars[host]
+            self._addresses[host] = str(variables.get("address") or variables.get("ansible_host", host) or "")
+        return self._addresses[host]
+
+
+# What is known of each inventory. Every host looks at every other, and Ansible puts all variables of a host together
+# for each look at one, and renders each name of a list that is handed to a filter: that would be most of a run.
+_KNOWN: weakref.WeakKeyDictionary[object, _Known] = weakref.WeakKeyDictionary()
 
 
 def members(group: str, groups: Mapping[str, list[str]], hostvars: Mapping) -> list[dict[str, str]]:
-    """Return the hosts of a group as a list of name and private address; a group that does not exist has none."""
+    """Return the hosts of a group as a list of name and private address; a group that does not exist has none.
+
+    Parameters:
+        group: its name.
+        groups, hostvars: Ansible's variables of these names.
+    """
     inventory = getattr(hostvars, "_inventory", None)
-    known = {} if inventory is None else _ADDRESSES.setdefault(inventory, {})
-    # Once: each look at an element is a rendering.
-    hosts = list(groups.get(group, []))
-    for host in hosts:
-        if host not in known:
-            variables = hostvars[host]
-            known[host] = str(variables.get("address") or variables.get("ansible_host", host) or "")
-    return [{"name": host, "address": known[host]} for host in hosts]
+    if inventory is None:
+        return _Known(groups).members(group, hostvars)
+    # Ansible makes another one where hosts or groups were added.
+    groups = inventory.get_groups_dict()
+    known = _KNOWN.get(inventory)
+    if known is None or known.groups is not groups:
+        known = _KNOWN[inventory] = _Known(groups)
+    return list(known.members(group, hostvars))
+
+
+def members_addresses(names: list[str], groups: Mapping[str, list[str]], hostvars: Mapping) -> list[str]:
+    """Return the private addresses of the hosts of some groups, each once, in the order of the groups.
+
+    Parameters:
+        names: the groups.
+        groups, hostvars: as of `members`.
+    """
+    return list(dict.fromkeys(host["address"] for name in names for host in members(name, groups, hostvars)))
 
 
 class FilterModule:
@@ -337,6 +397,8 @@ class FilterModule:
             services_pools,
             services_logins,
             services_redis_users,
+            services_nodes,
+            services_first,
             services_backends,
             services_ingress,
             services_needs,
@@ -346,5 +408,6 @@ class FilterModule:
             size_in_bytes,
             derive,
             members,
+            members_addresses,
         )
         return {function.__name__: function for function in names}

@@ -78,12 +78,12 @@ def services_sized(services: list[Mapping], cpus: int) -> list[dict[str, Any]]:
     ]
 
 
-def services_load(services: list[Mapping], nodes: Mapping[str, list[Mapping]], host: str) -> list[dict[str, Any]]:
+def services_load(services: list[Mapping], first: Mapping[str, str], host: str) -> list[dict[str, Any]]:
     """Return what the services of a host ask of its memory.
 
     Parameters:
         services: those of `services_list` that run on the host.
-        nodes: by service, its nodes; scheduled commands run on the first of them.
+        first: what `services_first` returned: the node that runs a service's scheduled commands.
         host: the host's name.
     Returns:
         For each its name, the memory of one unit, the number of units beside its slot, its workers, and whether it
@@ -94,7 +94,7 @@ def services_load(services: list[Mapping], nodes: Mapping[str, list[Mapping]], h
             "name": service["name"],
             "memory_mb": _mebibytes(service["memory"]),
             "units": sum(process["count"] for process in service["processes"].values())
-            + (len(service["schedule"]) if nodes[service["name"]][0]["name"] == host else 0),
+            + (len(service["schedule"]) if first[service["name"]] == host else 0),
             "workers": service["workers"],
             "database": bool(service["database"]),
         }

@@ -247,6 +247,7 @@ class Landscape:
         """The plays of the playbook, from first to last."""
         return Playbook.load(str(self.playbook), variable_manager=self.manager, loader=self.loader).get_plays()
 
+    @functools.cache  # noqa: B019 (as below)
     def hosts_of(self, play: Play) -> list[str]:
         """Return the names of the hosts of a play."""
         pattern = Templar(loader=self.loader, variables=self.manager.extra_vars).template(play.hosts)

@@ -196,7 +196,7 @@ def test_three_hundred_hosts(large):
     trusted = large.value("app285", "haproxy_node_trusted")
     assert len(trusted) == 4 + 285
     peers = large.value("app285", "haproxy_node_services | map(attribute='peers') | map('length')")
-    assert peers == [284, 284, 284]
+    assert peers == [8, 8, 8]
     backends = large.value("loadbalancer4", "haproxy_lb_services | map(attribute='nodes') | map('length')")
     assert backends == [285, 285]
     assert len(large.value("database2", "patroni_clients")) == 285

@@ -89,7 +89,7 @@ def test_directories_of_services():
 
 def test_what_a_node_runs_is_what_its_release_was_built_for(ha):
     """Where a release is live, its server and interface count; schedules and migrations are one node's."""
-    run = "topology_services_here | services_run(topology_services, topology_service_nodes, topology_ports, vault_key, "
+    run = "topology_services_here | services_run(topology_services, topology_service_first, topology_ports, vault_key, "
     release = {"id": "r1", "server": "granian", "interface": "wsgi"}
     found = ha.value("app2", f"{run} inventory_hostname, vault_services, {{'shop': {release}}}, ['shop'])")
     shop, stock = ({service["name"]: service for service in found}[name] for name in ("shop", "stock"))

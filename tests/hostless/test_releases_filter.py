@@ -9,7 +9,7 @@ import pytest
 from landscape import load
 
 releases = load("plugins/filter/releases.py", "filter_releases")
-NODES = {"orders": [{"name": "app1"}, {"name": "app2"}, {"name": "app3"}], "users": [{"name": "app2"}]}
+NODES = {"orders": ["app1", "app2", "app3"], "users": ["app2"]}
 DECLARED = {"version": "v2", "server": "gunicorn", "interface": "asgi", "source": {"path": "x"}}
 SERVICES = [{"name": "orders"} | DECLARED, {"name": "users"} | DECLARED]
 BUILT_FOR = {"server": "gunicorn", "interface": "asgi"}

@@ -492,11 +492,18 @@ def test_redis_users():
 # Shapes for roles
 
 A1, A2 = {"name": "a1", "address": "10.0.0.1"}, {"name": "a2", "address": "10.0.0.2"}
+ADDRESSES = {node["name"]: {"ansible_host": node["address"]} for node in (A1, A2)}
+
+
+def named(**sizes: int) -> tuple[dict[str, list[str]], dict[str, dict]]:
+    """Return groups and hostvars of as many hosts as are wanted of each group, whose addresses are their names."""
+    groups = {group: [f"{group}{number}" for number in range(size)] for group, size in sizes.items()}
+    return groups, {host: {} for hosts in groups.values() for host in hosts}
 
 
 def test_backends_of_the_load_balancer():
     declared = listed(a={"routes": [{"path": "/a"}], "timeout": {"request": 7}, "body": "1M"}, inner={})
-    assert services.services_backends(declared, {"a": [A1, A2], "inner": [A1]}, 8400) == [
+    assert services.services_backends(declared, GROUPS, ADDRESSES, 8400) == [
         {
             "name": "a",
             "routes": [{"host": "", "path": "/a", "strip": False}],
@@ -510,8 +517,10 @@ def test_backends_of_the_load_balancer():
 
 
 def test_ingress_of_a_node():
-    declared = listed(a={"routes": [{"path": "/a"}, {"host": "H.example.com"}], "timeout": {"stop": 9}}, b={})
-    assert services.services_ingress(declared, {"a": [A1, A2], "b": [A2]}, "a2") == [
+    declared = listed(
+        a={"routes": [{"path": "/a"}, {"host": "H.example.com"}], "timeout": {"stop": 9}}, b={"on": "jobs"}
+    )
+    assert services.services_ingress(declared, GROUPS, ADDRESSES, "a2") == [
         {
             "name": "a",
             "port": 8001,
@@ -535,20 +544,24 @@ def test_ingress_of_a_node():
 
 def test_needs_of_a_node():
     """Each once, ordered as services are, also those that do not run on the node."""
-    declared = listed(a={"needs": ["c", "b"]}, b={"needs": ["c"], "timeout": {"request": 5}}, c={}, d={})
-    nodes = {"a": [A1], "b": [A1], "c": [A2], "d": [A1]}
-    assert services.services_needs(declared[:2], declared, nodes, 8400, "a1") == [
-        {"name": "b", "port": 8002, "health_port": 8400, "nodes": [A1], "timeout_request": 5},
+    declared = listed(a={"needs": ["c", "b"]}, b={"needs": ["c"], "timeout": {"request": 5}}, c={"on": "jobs"}, d={})
+    assert services.services_needs(declared[:2], declared, GROUPS, ADDRESSES, 8400, "a1") == [
+        {"name": "b", "port": 8002, "health_port": 8400, "nodes": [A1, A2], "timeout_request": 5},
         {"name": "c", "port": 8003, "health_port": 8400, "nodes": [A2], "timeout_request": 30},
     ]
-    assert services.services_needs(declared[2:], declared, nodes, 8400, "a1") == []
+    assert services.services_needs(declared[2:], declared, GROUPS, ADDRESSES, 8400, "a1") == []
 
 
 def test_peers_come_the_next_by_name_first():
-    declared = listed(a={})
-    nodes = [{"name": name, "address": name} for name in ("n3", "n1", "n4", "n2")]
-    (found,) = services.services_ingress(declared, {"a": nodes}, "n3")
+    names = ["n3", "n1", "n4", "n2"]
+    (found,) = services.services_ingress(listed(a={}), {"app": names}, {name: {} for name in names}, "n3")
     assert [peer["name"] for peer in found["peers"]] == ["n4", "n1", "n2"]
+
+
+def test_peers_do_not_grow_with_the_nodes():
+    groups, hostvars = named(app=300)
+    (found,) = services.services_ingress(listed(a={}), groups, hostvars, "app299")
+    assert [peer["name"] for peer in found["peers"]] == [f"app{name}" for name in (3, 30, 31, 32, 33, 34, 35, 36)]
 
 
 @pytest.mark.parametrize(
@@ -556,14 +569,11 @@ def test_peers_come_the_next_by_name_first():
 )
 def test_callers_share_the_nodes_of_a_need(callers, targets):
     """Every node is called, none by many more than another, and what one caller checks does not grow with the nodes."""
-    declared = listed(a={"needs": ["b"]}, b={})
-    nodes = {
-        "a": [{"name": f"caller{number}", "address": "x"} for number in range(callers)],
-        "b": [{"name": f"target{number}", "address": "x"} for number in range(targets)],
-    }
+    declared = listed(a={"needs": ["b"]}, b={"on": "jobs"})
+    groups, hostvars = named(app=callers, jobs=targets)
     calls = collections.Counter()
-    for caller in nodes["a"]:
-        (need,) = services.services_needs(declared[:1], declared, nodes, 8400, caller["name"])
+    for caller in groups["app"]:
+        (need,) = services.services_needs(declared[:1], declared, groups, hostvars, 8400, caller)
         names = [node["name"] for node in need["nodes"]]
         assert len(names) == len(set(names)) == min(targets, max(8, -(-targets // callers)))
         calls.update(names)
@@ -573,10 +583,10 @@ def test_callers_share_the_nodes_of_a_need(callers, targets):
 
 def test_a_node_calls_itself_first():
     declared = listed(a={"needs": ["b"]}, b={})
-    nodes = [{"name": f"n{number}", "address": "x"} for number in range(10, 40)]
-    for node in nodes:
-        (need,) = services.services_needs(declared, declared, {"a": nodes, "b": nodes}, 8400, node["name"])
-        assert need["nodes"][0] == node
+    groups, hostvars = named(app=30)
+    for node in groups["app"]:
+        (need,) = services.services_needs(declared, declared, groups, hostvars, 8400, node)
+        assert need["nodes"][0]["name"] == node
         assert len(need["nodes"]) == 8
 
 
@@ -605,6 +615,16 @@ def test_members():
         {"name": "c", "address": "c"},
     ]
     assert services.members("cache", groups, hostvars) == []
+    groups["loadbalancer"] = ["d", "a"]
+    hostvars["d"] = {}
+    wanted = ["loadbalancer", "cache", "app"]
+    assert services.members_addresses(wanted, groups, hostvars) == ["d", "10.0.0.1", "10.0.0.2", "c"]
+
+
+def test_nodes_of_services():
+    declared = [*listed(a={}, b={"on": "jobs"}), {"name": "c", "on": "none"}]
+    assert services.services_nodes(declared, GROUPS, ADDRESSES) == {"a": ["a1", "a2"], "b": ["a2"], "c": []}
+    assert services.services_first(declared, GROUPS, ADDRESSES) == {"a": "a1", "b": "a2"}
 
 
 # The environment of a service

@@ -172,7 +172,7 @@ def test_services_ask_for_their_processes_everywhere_and_for_their_schedules_on_
     assert lab.value("app1", "topology_host.services[0].memory_mb") == 512
     assert sizing.services_load(
         [{"name": "a", "memory": "1500K", "processes": {}, "schedule": {}, "workers": 1, "database": None}],
-        {"a": [{"name": "h"}]},
+        {"a": "h"},
         "h",
     ) == [service("a", 2, workers=1, database=False)]
 

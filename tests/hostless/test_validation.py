@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
 
 from landscape import ROOT, load, problems
 from terrace.environment import Environment
-from terrace.services import Services
 
 QA = {
     "inventory/qa/hosts.yml": """\
@@ -1094,11 +1095,16 @@ def test_each_host_is_looked_at_once(tmp_path):
 def test_addresses_are_looked_up_once():
     """By every host that asks for all of them: Ansible's variables of hosts belong to an inventory."""
     hosts = Counted({f"h{n}": {"address": f"192.0.2.{n}"} for n in range(50)})
-    hosts._inventory = Services({}, {}, {})
+    hosts._inventory = InventoryManager(loader=DataLoader(), sources=None)
+    for host in hosts:
+        hosts._inventory._inventory.add_host(host, hosts._inventory._inventory.add_group("app"))
     members = load("plugins/filter/services.py", "filter_of_members").members
     for _ in range(50):
-        assert members("app", {"app": list(hosts)}, hosts)[7] == {"name": "h7", "address": "192.0.2.7"}
+        assert members("app", {}, hosts)[7] == {"name": "h7", "address": "192.0.2.7"}
     assert hosts.looks == 50
+    hosts["new"] = {"address": "192.0.2.77"}
+    hosts._inventory._inventory.add_host("new", "app")
+    assert members("app", {}, hosts)[50] == {"name": "new", "address": "192.0.2.77"}
 
 
 # As people run it
