@@ -381,6 +381,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         ["inventory/qa/group_vars/loadbalancer.yml: haproxy_lb_plain: is 'maybe'; has to be true or false"],
     ),
     (
+        "inventory/qa/group_vars/app.yml",
+        "",
+        "haproxy_node_peer_limit: 20\n",
+        ["inventory/qa/group_vars/app.yml: haproxy_node_peer_limit: is 20; has to be one of 0, 1, 2, 3, 4, 5, 6, 7, 8"],
+    ),
+    (
         "inventory/qa/group_vars/loadbalancer.yml",
         "",
         "haproxy_lb_limits: {conections: 5, requests: many}\n",
