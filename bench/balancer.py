@@ -14,7 +14,7 @@ CONFIGURATION = lab.Engine("haproxy").configuration
 # What each variant of the configuration lacks: patterns of lines that are left out.
 WITHOUT: dict[str, list[str]] = {
     "nothing": [],
-    "the body filter": [r"filter lua\.", r"lua-load"],
+    "the choice of a backend for bodies": [r"txn\.watch"],
     "compression": [r"filter compression", r"compression (algo|type)", r"add-header Vary"],
     "the access log": [r"log stdout"],
     "the pattern of headers that clients may not set": [r"del-header"],

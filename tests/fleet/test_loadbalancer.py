@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import json
 import os
 import socket
+import subprocess
 import time
 import uuid
 
@@ -135,6 +137,68 @@ def test_oversized_bodies_are_refused(balancer):
         refused = True
     assert refused, "a chunked body over the limit is cut, too"
     assert lab.ask(balancer, "/status/200", headers=HTTPBIN).status == 200
+
+
+@both
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_an_oversized_body_is_refused_whatever_the_method(balancer, method):
+    """These have a body rarely, and then without a word of it but `Transfer-Encoding`."""
+    chunk = os.urandom(1024 * 1024)
+    connection = lab.connect(balancer)
+    try:
+        connection.request(method, "/anything", body=(chunk for _ in range(18)), headers=HTTPBIN, encode_chunked=True)
+        status = connection.getresponse().status
+    except OSError:
+        # The answer may be lost when the connection is closed with the client still sending.
+        status = 413
+    assert status == 413
+    small = lab.connect(balancer)
+    small.request(method, "/anything", body=iter([b"a", b"b"]), headers=HTTPBIN, encode_chunked=True)
+    assert small.getresponse().status == 200
+
+
+def curl(balancer: str, *arguments: str, body: bytes = b"", silent: float = 0) -> int:
+    """Return the status that curl gets over HTTP/2, its body sent without a length; 0 where there is none.
+
+    Parameters:
+        balancer: a host of the lab.
+        arguments: of curl, the path of the URL last.
+        body: what it sends.
+        silent: seconds before the first byte of it.
+    """
+    *options, path = arguments
+    command = [
+        *["curl", "--silent", "--http2", "--cacert", str(lab.AUTHORITY), "--max-time", "40", "--output", "/dev/null"],
+        *["--write-out", "%{http_version} %{http_code}", "--header", f"Host: {HTTPBIN['Host']}", *options],
+        f"https://{lab.ADDRESSES[balancer]}{path}",
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        time.sleep(silent)
+        with contextlib.suppress(BrokenPipeError):
+            running.stdin.write(body)
+        with contextlib.suppress(BrokenPipeError):
+            running.stdin.close()
+        version, status = running.stdout.read().decode().split()
+    assert version in ("2", "0"), f"curl spoke HTTP/{version}"
+    return int(status)
+
+
+UNANNOUNCED = ("--upload-file", "-", "--header", "Expect:")
+
+
+@both
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
+def test_an_oversized_body_is_refused_over_http2(balancer, method):
+    """Over HTTP/2 nothing announces a body."""
+    sent = (*UNANNOUNCED, "--request", method, "/anything")
+    assert curl(balancer, *sent, body=os.urandom(18 * 1024 * 1024)) in (413, 0)
+    assert curl(balancer, *sent, body=b"small") == 200
+    assert curl(balancer, "/get") == 200
+
+
+@both
+def test_a_body_that_comes_late_arrives(balancer):
+    assert curl(balancer, *UNANNOUNCED, "--request", "GET", "/anything", body=b"late", silent=3) == 200
 
 
 @both

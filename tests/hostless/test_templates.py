@@ -465,6 +465,22 @@ def test_services_run_on_their_group(ha):
     ]
 
 
+def test_lua_watches_only_what_may_have_a_body(ha):
+    balancer = sections(next(f for f in ha.files if (f.host, f.path) == ("lb1", "/etc/haproxy/lb.cfg")))
+    for name in ("shop", "search-index"):
+        plain, watched = (balancer["backend", f"{name}{end} from http"] for end in ("", ".body"))
+        assert not [line for line in plain if "lua" in line or "txn.body" in line]
+        [filtered] = [line for line in watched if line.startswith("filter lua.")]
+        assert filtered.startswith("filter lua.body ")
+        # The same nodes, asked by the first backend alone.
+        asked, tracking = ([line for line in lines if line.startswith("server ")] for lines in (plain, watched))
+        assert [line.split()[:3] for line in tracking] == [line.split()[:3] for line in asked]
+        assert not [line for line in watched if "check" in line]
+        for line in tracking:
+            node, _, fallback = line.split()[1].partition(".")
+            assert line.endswith(f" track {name}{'.any' if fallback else ''}/{node}")
+
+
 def test_peers_are_the_other_nodes(ha, single):
     node = sections(next(f for f in ha.files if (f.host, f.path) == ("app2", "/etc/haproxy/node.cfg")))
     assert [line.split()[1:3] for line in node["backend", "shop.peers from http"] if line.startswith("server ")] == [
