@@ -8,7 +8,7 @@ module: release_install
 short_description: Install a service's release on a node
 description:
   - Unpacks the archive that M(release_build) made under C(ROOT/NAME/releases/ID), makes a virtual environment there,
-    and installs the archive's wheels into it, each checked by its hash, without any network.
+    and installs the archive's wheels into it, without any network. The archive's digest speaks for every wheel in it.
   - A release counts as installed by its marker, which is written last. One without it was cut off, and is made anew.
   - A release is not live by being installed; slots and their links belong to who deploys.
 options:
@@ -48,9 +48,11 @@ options:
     description: User who imports the callable. By default the one with the group's name.
     type: str
   python:
-    description: The node's Python. Its C(venv) module has to be there (Debian's python3-venv).
+    description: The node's Python, for the release's virtual environment.
     type: path
     default: /usr/bin/python3
+requirements:
+  - installer (Debian's python3-installer), for the Python that runs Ansible's modules on the node
 author: Terrace
 """
 
@@ -79,6 +81,7 @@ directory:
 """
 
 import datetime
+import filecmp
 import json
 import os
 import pathlib
@@ -90,7 +93,7 @@ import subprocess
 import tarfile
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.releases import (
     MARKER,
     NAME_PATTERN,
@@ -98,16 +101,18 @@ from ansible.module_utils.releases import (
     ReleaseError,
     locked,
     read_json,
+    releases_of,
     sha256_of,
     write_atomically,
 )
 
-# Where a Python keeps the pip that it puts into new environments; Debian's is apart from the rest.
-FIND_PIP = """
-import ensurepip, pathlib, sysconfig
-folders = [sysconfig.get_config_var("WHEEL_PKG_DIR"), pathlib.Path(ensurepip.__file__).parent / "_bundled"]
-print(*[wheel for folder in folders if folder for wheel in pathlib.Path(folder).glob("pip-*.whl")], sep="\\n")
-"""
+try:
+    import installer
+    import installer.destinations
+    import installer.sources
+except ImportError:
+    installer = None
+
 # What an import cannot do without its unit's environment is no fault of the release; a missing module is.
 CHECK_IMPORT = """
 import importlib, sys
@@ -166,10 +171,88 @@ def unpack(archive: pathlib.Path, release: pathlib.Path, identity: str) -> dict[
     return described
 
 
-def create_environment(release: pathlib.Path, described: dict[str, Any], python: str) -> pathlib.Path:
+def install_wheels(wheels: list[pathlib.Path], environment: pathlib.Path) -> pathlib.Path:
+    """Install wheels into a virtual environment, in this process: pip takes seconds to start and to look around.
+
+    wheels: what to install, in this order. environment: its directory.
+    Returns: the environment's directory of packages.
+    Raises ReleaseError when one is no wheel, or would write outside of the environment; OSError when the disk is full.
+    """
+    python = environment / "bin" / "python"
+    asked = run(python, "-c", "import json, sysconfig; print(json.dumps(sysconfig.get_paths()))")
+    if asked.returncode != 0:
+        raise ReleaseError(f"the virtual environment does not run: {last_words(asked)}")
+    paths = json.loads(asked.stdout)
+
+    class Destination(installer.destinations.SchemeDictionaryDestination):
+        def write_to_fs(self, scheme: str, path: str, *content: Any, **options: Any) -> Any:
+            folder = pathlib.Path(self.scheme_dict[scheme])
+            target = pathlib.Path(os.path.normpath(folder / path))
+            if not target.is_relative_to(folder):
+                raise ReleaseError(f"{path} would be outside of the virtual environment; such a wheel is not installed")
+            # Packages that ship the same file are not rare (tests/__init__.py); as with pip, the last one's stays.
+            target.unlink(missing_ok=True)
+            return super().write_to_fs(scheme, path, *content, **options)
+
+    for wheel in wheels:
+        headers = environment / "include" / "site" / wheel.name.partition("-")[0]
+        destination = Destination({**paths, "headers": str(headers)}, interpreter=str(python), script_kind="posix")
+        try:
+            with installer.sources.WheelFile.open(wheel) as source:
+                installer.install(source, destination, additional_metadata={"INSTALLER": b"terrace\n"})
+        except OSError:
+            raise
+        except Exception as error:  # the library has a class of errors for each of its parts, and lets others through
+            raise ReleaseError(f"{wheel.name} cannot be installed: {error}") from error
+    return pathlib.Path(paths["purelib"])
+
+
+def newest_releases(root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the directory of the newest installed release of each service under the root."""
+    found = {home: releases_of(home.name, str(root))["installed"] for home in sorted(root.iterdir())}
+    return [home / "releases" / installed[-1] for home, installed in found.items() if installed]
+
+
+def share(packages: pathlib.Path, others: list[pathlib.Path]) -> None:
+    """Make files that are in other directories of packages, too, links to those, and take their byte code along.
+
+    Most of a release's packages are those of the release before: so they take no room, and are not compiled again.
+    Nobody writes to them: they are root's, and a release is never changed, only removed.
+
+    packages: a directory of packages (.../python3.13/site-packages), not compiled yet. others: such of whole releases.
+    """
+    tag = packages.parent.name.replace("python", "cpython-").replace(".", "")
+    mine = [path for path in packages.rglob("*") if path.is_file() and not path.is_symlink()]
+    temporary = packages / ".linked"
+    for other in filter(pathlib.Path.is_dir, others):
+        rest = []
+        for path in mine:
+            theirs = other / path.relative_to(packages)
+            if not theirs.is_file() or theirs.is_symlink() or not filecmp.cmp(path, theirs, shallow=False):
+                rest.append(path)
+                continue
+            try:
+                temporary.hardlink_to(theirs)
+            except OSError:  # on another file system, or linked as often as it can be: a copy does as well
+                rest.append(path)
+                continue
+            temporary.replace(path)
+            temporary.unlink(missing_ok=True)
+            code = theirs.parent / "__pycache__" / f"{path.stem}.{tag}.pyc"
+            if path.suffix == ".py" and code.is_file():
+                (path.parent / "__pycache__").mkdir(exist_ok=True)
+                (path.parent / "__pycache__" / code.name).hardlink_to(code)
+        mine = rest
+
+
+def create_environment(
+    release: pathlib.Path, described: dict[str, Any], python: str, others: list[pathlib.Path]
+) -> pathlib.Path:
     """Make the release's virtual environment from its wheels, and return the environment's Python.
 
-    Raises ReleaseError when the node's Python is not the one that the release was built for, or pip refuses.
+    release: its directory. described: its description. python: the node's. others: releases to share files with.
+    Raises ReleaseError when the node's Python is not the one that the release was built for, or a wheel cannot be
+    installed.
     """
     asked = run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
     if asked.returncode != 0 or asked.stdout.strip() != described["python"]:
@@ -181,23 +264,13 @@ def create_environment(release: pathlib.Path, described: dict[str, Any], python:
         raise ReleaseError(
             f"the release is for {described['platform']}, but this node is {platform.machine()}; build it for this node"
         )
-    wheels = run(python, "-c", FIND_PIP)
-    if wheels.returncode != 0 or not wheels.stdout.strip():
-        raise ReleaseError(f"{python} has no venv and pip to install with; install python3-venv")
-    pip = f"{wheels.stdout.split()[0]}/pip"
     environment = release / "venv"
-    # pip works from its own wheel: it is not needed in the environment afterwards, and takes seconds to install there.
+    # Nothing on a node needs pip: not the environment, and not its making.
     made = run(python, "-m", "venv", "--without-pip", environment)
     if made.returncode != 0:
         raise ReleaseError(f"the virtual environment cannot be made: {last_words(made)}")
-    installed = run(
-        environment / "bin" / "python", pip, "install", "--quiet", "--isolated", "--no-index", "--no-deps",
-        "--no-compile", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore",
-        "--require-hashes",
-        "--find-links", release / "wheels", "--requirement", release / "requirements.txt",
-    )  # fmt: skip
-    if installed.returncode != 0:
-        raise ReleaseError(f"pip refuses the release's wheels: {last_words(installed)}")
+    packages = install_wheels(sorted((release / "wheels").glob("*.whl")), environment)
+    share(packages, [other / packages.relative_to(release) for other in others])
     if described.get("import_source"):
         for packages in environment.glob("lib/python*/site-packages"):
             (packages / "terrace-source.pth").write_text(f"{release / 'src'}\n", encoding="utf-8")
@@ -248,7 +321,9 @@ def install(parameters: dict[str, Any], release: pathlib.Path, group: str) -> No
     release.mkdir(mode=0o700)
     try:
         described = unpack(archive, release, parameters["id"])
-        python = create_environment(release, described, parameters["python"])
+        python = create_environment(
+            release, described, parameters["python"], newest_releases(pathlib.Path(parameters["root"]))
+        )
         shutil.chown(release, group=group)
         release.chmod(0o750)
         if parameters["check"]:
@@ -286,6 +361,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if installer is None:
+        module.fail_json(msg=missing_required_lib("installer (Debian's python3-installer)"))
     name, identity = module.params["name"], module.params["id"]
     if not re.fullmatch(NAME_PATTERN, name) or not re.fullmatch(r"[0-9a-f]{12,64}", identity):
         module.fail_json(msg=f"service {name}: release '{identity}' is no release's id, or the name is no service's")

@@ -111,7 +111,7 @@ def test_a_unit_that_is_written_otherwise_is_refused():
 
 def test_packages_are_those_of_the_roles():
     found = runs.packages()
-    assert {"haproxy", "pgbouncer", "python3-venv"} <= set(found["app1"])
+    assert {"haproxy", "pgbouncer", "python3-installer"} <= set(found["app1"])
     assert {"postgresql-17", "patroni", "etcd-server"} <= set(found["db1"])
     assert "redis-server" in found["cache1"]
     assert "redis-server" not in found["db1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import http.server
 import importlib
@@ -551,3 +552,139 @@ def test_a_package_of_the_public_index(build):
     other = build({"pypi": "uvloop"}, version="", python_version="3.13", platform="aarch64-unknown-linux-gnu")
     assert [name for name in names_in(other["archive"]) if "uvloop" in name and "aarch64" in name]
     assert other["version"] == other["packages"]["uvloop"]
+
+
+def a_wheel(directory: pathlib.Path, name: str, files: dict[str, str]) -> pathlib.Path:
+    """Write a wheel with such files beside its metadata, and return it."""
+    info = f"{name}-1.0.dist-info"
+    files = files | {
+        f"{info}/METADATA": metadata(name, "1.0"),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    path = directory / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in files.items():
+            entry = zipfile.ZipInfo(file)
+            entry.external_attr = (0o100755 if "/scripts/" in file else 0o100644) << 16
+            wheel.writestr(entry, text)
+        wheel.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"]))
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Return a virtual environment with nothing in it."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    return tmp_path / "venv"
+
+
+def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
+    wheel = a_wheel(
+        tmp_path,
+        "whole",
+        {
+            "whole/__init__.py": "def main():\n    print('by the entry point')\n",
+            "whole-1.0.dist-info/entry_points.txt": "[console_scripts]\nwhole = whole:main\n",
+            "whole-1.0.data/scripts/whole-script": "#!python\nimport whole, sys; print(sys.prefix)\n",
+            "whole-1.0.data/data/share/whole/page.txt": "a page",
+            "whole-1.0.data/headers/whole.h": "/* none */",
+            "whole-1.0.data/purelib/more.py": "",
+        },
+    )
+    release_install.install_wheels([wheel], environment)
+    for script, said in {"whole": "by the entry point", "whole-script": str(environment)}.items():
+        ran = subprocess.run([environment / "bin" / script], capture_output=True, text=True, check=True)
+        assert ran.stdout == f"{said}\n"
+    assert (environment / "share/whole/page.txt").read_text() == "a page"
+    assert (environment / "include/site/whole/whole.h").exists()
+    code = (
+        "import more, importlib.metadata as m; w = m.distribution('whole'); print(w.version, w.read_text('INSTALLER'))"
+    )
+    ran = subprocess.run([environment / "bin/python", "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["1.0", "terrace"]
+
+
+def test_of_two_packages_with_the_same_file_the_last_one_s_stays(environment, tmp_path):
+    wheels = [a_wheel(tmp_path, name, {"tests/__init__.py": f"OF = '{name}'\n"}) for name in ("one", "two")]
+    release_install.install_wheels(wheels, environment)
+    assert next(environment.rglob("tests/__init__.py")).read_text() == "OF = 'two'\n"
+
+
+def test_a_release_shares_the_files_of_others_and_their_byte_code(index, project, build, install, tmp_path):
+    add_wheel(index, "other", "1.0")
+    first = build(project)
+    install(first)
+    write(project, project_files("shop", "1.0", "terracehelper<2", "other"))
+    second = build(project)
+    assert install(second)["changed"], second
+    releases = tmp_path / "srv/shop/releases"
+    packages = f"venv/lib/python{PYTHON}/site-packages"
+    old, new = (releases / built["id"] / packages for built in (first, second))
+
+    def same(name: str) -> bool:
+        return (old / name).samefile(new / name)
+
+    tag = sys.implementation.cache_tag
+    assert same("gunicorn/__init__.py")
+    assert same(f"gunicorn/__pycache__/__init__.{tag}.pyc")
+    for changed in ("terracehelper/__init__.py", f"terracehelper/__pycache__/__init__.{tag}.pyc"):
+        assert (old / changed).exists()
+        assert not same(changed)
+    assert not list(new.rglob(".linked"))
+    shutil.rmtree(releases / first["id"])
+    ran = subprocess.run(
+        [
+            releases / second["id"] / "venv/bin/python",
+            "-c",
+            "import gunicorn, other, terracehelper as t; print(t.VERSION)",
+        ],
+        capture_output=True,
+    )
+    assert ran.stdout == b"1.0\n"
+
+
+def test_nothing_is_shared_with_a_release_that_was_cut_off(index, project, build, install, tmp_path):
+    first = build(project)
+    install(first)
+    other = tmp_path / "srv/other/releases"
+    other.mkdir(parents=True)
+    (tmp_path / "srv/shop/releases" / first["id"]).rename(other / first["id"])
+    (other / first["id"] / ".installed").unlink()
+    assert install(first)["changed"]
+    for path in (tmp_path / "srv/shop/releases" / first["id"] / "venv/lib").rglob("*.py*"):
+        assert path.is_dir() or path.stat().st_nlink == 1, path
+
+
+def test_a_file_that_cannot_be_linked_is_kept_as_a_copy(tmp_path, monkeypatch):
+    mine, theirs = (
+        write(tmp_path / name / "python3.13/site-packages", {"one.py": "ONE = 1\n"}) for name in ("mine", "theirs")
+    )
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", refuse)
+        release_install.share(mine, [theirs])
+    assert not (mine / "one.py").samefile(theirs / "one.py")
+    release_install.share(mine, [theirs])
+    assert (mine / "one.py").samefile(theirs / "one.py")
+
+
+@pytest.mark.parametrize("path", ["../../../../outside.py", "evil-1.0.data/scripts/../../outside.py"])
+def test_no_wheel_writes_outside_of_its_environment(environment, tmp_path, path):
+    wheel = a_wheel(tmp_path, "evil", {path: "would be run by root, in the wrong place"})
+    with pytest.raises(release_install.ReleaseError, match=r"evil.* would be outside of the virtual environment"):
+        release_install.install_wheels([wheel], environment)
+    assert not list(tmp_path.rglob("outside.py"))
+
+
+def test_what_is_no_wheel_is_refused_by_name(environment, tmp_path):
+    (tmp_path / "broken-1.0-py3-none-any.whl").write_bytes(b"not a zip")
+    with pytest.raises(release_install.ReleaseError, match=r"broken-1\.0-py3-none-any\.whl cannot be installed"):
+        release_install.install_wheels([tmp_path / "broken-1.0-py3-none-any.whl"], environment)
+
+
+def test_without_the_library_the_package_to_install_is_named(install, monkeypatch):
+    monkeypatch.setattr(release_install, "installer", None)
+    assert "python3-installer" in install({"id": "0" * 12, "archive": "/gone", "sha256": ""})["msg"]
