@@ -137,7 +137,6 @@ def run(
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "HOME": "/nonexistent",
-        "PIP_CONFIG_FILE": "/dev/null",
     }
     return subprocess.run(
         [str(part) for part in command],
@@ -228,20 +227,19 @@ def share(packages: pathlib.Path, others: list[pathlib.Path]) -> None:
         rest = []
         for path in mine:
             theirs = other / path.relative_to(packages)
-            if not theirs.is_file() or theirs.is_symlink() or not filecmp.cmp(path, theirs, shallow=False):
-                rest.append(path)
-                continue
+            code = f"__pycache__/{path.stem}.{tag}.pyc"
             try:
+                if not theirs.is_file() or theirs.is_symlink() or not filecmp.cmp(path, theirs, shallow=False):
+                    rest.append(path)
+                    continue
                 temporary.hardlink_to(theirs)
-            except OSError:  # on another file system, or linked as often as it can be: a copy does as well
+                temporary.replace(path)
+                temporary.unlink(missing_ok=True)  # still there where both were one file already
+                if path.suffix == ".py" and (theirs.parent / code).is_file():
+                    (path.parent / code).parent.mkdir(exist_ok=True)
+                    (path.parent / code).hardlink_to(theirs.parent / code)
+            except OSError:  # on another file system, linked as often as it can be, or removed just now: a copy will do
                 rest.append(path)
-                continue
-            temporary.replace(path)
-            temporary.unlink(missing_ok=True)
-            code = theirs.parent / "__pycache__" / f"{path.stem}.{tag}.pyc"
-            if path.suffix == ".py" and code.is_file():
-                (path.parent / "__pycache__").mkdir(exist_ok=True)
-                (path.parent / "__pycache__" / code.name).hardlink_to(code)
         mine = rest
 
 
@@ -272,8 +270,7 @@ def create_environment(
     packages = install_wheels(sorted((release / "wheels").glob("*.whl")), environment)
     share(packages, [other / packages.relative_to(release) for other in others])
     if described.get("import_source"):
-        for packages in environment.glob("lib/python*/site-packages"):
-            (packages / "terrace-source.pth").write_text(f"{release / 'src'}\n", encoding="utf-8")
+        (packages / "terrace-source.pth").write_text(f"{release / 'src'}\n", encoding="utf-8")
     shutil.rmtree(release / "wheels")
     # Packages ship files for other Pythons among theirs: not every one of them compiles, nor has to.
     compiled = run(

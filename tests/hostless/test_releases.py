@@ -82,23 +82,30 @@ def write(directory: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
     return directory
 
 
-def add_wheel(index: pathlib.Path, name: str, version: str, *needs: str) -> str:
-    """Put a pure wheel into an index, and return its SHA-256."""
+def write_wheel(directory: pathlib.Path, name: str, version: str, files: dict[str, str], *needs: str) -> pathlib.Path:
+    """Write a pure wheel with such files beside its metadata, and return it."""
     info = f"{name}-{version}.dist-info"
-    content = {
-        f"{name}/__init__.py": f'VERSION = "{version}"\n',
+    content = files | {
         f"{info}/METADATA": metadata(name, version, *needs),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = ""
-    path = index / f"{name}-{version}-py3-none-any.whl"
+    path = directory / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for file, text in content.items():
-            wheel.writestr(file, text)
+            entry = zipfile.ZipInfo(file)
+            entry.external_attr = (0o100755 if "/scripts/" in file else 0o100644) << 16
+            wheel.writestr(entry, text)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
             record += f"{file},sha256={digest},{len(text)}\n"
         wheel.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return path
+
+
+def add_wheel(index: pathlib.Path, name: str, version: str, *needs: str) -> str:
+    """Put a wheel that knows its version into an index, and return its SHA-256."""
+    wheel = write_wheel(index, name, version, {f"{name}/__init__.py": f'VERSION = "{version}"\n'}, *needs)
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 def add_source_archive(index: pathlib.Path, name: str, tag: str = "py3-none-any", breaks: bool = False) -> None:
@@ -554,23 +561,6 @@ def test_a_package_of_the_public_index(build):
     assert other["version"] == other["packages"]["uvloop"]
 
 
-def a_wheel(directory: pathlib.Path, name: str, files: dict[str, str]) -> pathlib.Path:
-    """Write a wheel with such files beside its metadata, and return it."""
-    info = f"{name}-1.0.dist-info"
-    files = files | {
-        f"{info}/METADATA": metadata(name, "1.0"),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    path = directory / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        for file, text in files.items():
-            entry = zipfile.ZipInfo(file)
-            entry.external_attr = (0o100755 if "/scripts/" in file else 0o100644) << 16
-            wheel.writestr(entry, text)
-        wheel.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"]))
-    return path
-
-
 @pytest.fixture
 def environment(tmp_path: pathlib.Path) -> pathlib.Path:
     """Return a virtual environment with nothing in it."""
@@ -579,9 +569,10 @@ def environment(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
-    wheel = a_wheel(
+    wheel = write_wheel(
         tmp_path,
         "whole",
+        "1.0",
         {
             "whole/__init__.py": "def main():\n    print('by the entry point')\n",
             "whole-1.0.dist-info/entry_points.txt": "[console_scripts]\nwhole = whole:main\n",
@@ -605,7 +596,7 @@ def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
 
 
 def test_of_two_packages_with_the_same_file_the_last_one_s_stays(environment, tmp_path):
-    wheels = [a_wheel(tmp_path, name, {"tests/__init__.py": f"OF = '{name}'\n"}) for name in ("one", "two")]
+    wheels = [write_wheel(tmp_path, name, "1.0", {"tests/__init__.py": f"OF = '{name}'\n"}) for name in ("one", "two")]
     release_install.install_wheels(wheels, environment)
     assert next(environment.rglob("tests/__init__.py")).read_text() == "OF = 'two'\n"
 
@@ -671,9 +662,27 @@ def test_a_file_that_cannot_be_linked_is_kept_as_a_copy(tmp_path, monkeypatch):
     assert (mine / "one.py").samefile(theirs / "one.py")
 
 
+def test_byte_code_that_cannot_be_linked_is_compiled_as_any(tmp_path, monkeypatch):
+    code = "__pycache__/one.cpython-313.pyc"
+    files = {"mine": {"one.py": "ONE = 1\n"}, "theirs": {"one.py": "ONE = 1\n", code: "byte code"}}
+    mine, theirs = (write(tmp_path / name / "python3.13/site-packages", files[name]) for name in files)
+    link = os.link
+
+    def refuse(source: Any, *arguments: Any, **options: Any) -> None:
+        if str(source).endswith(".pyc"):
+            raise OSError(errno.EMLINK, "Too many links")
+        link(source, *arguments, **options)
+
+    monkeypatch.setattr(os, "link", refuse)
+    release_install.share(mine, [theirs])
+    assert (mine / "one.py").samefile(theirs / "one.py")
+    assert not (mine / code).exists()
+    assert not (mine / ".linked").exists()
+
+
 @pytest.mark.parametrize("path", ["../../../../outside.py", "evil-1.0.data/scripts/../../outside.py"])
 def test_no_wheel_writes_outside_of_its_environment(environment, tmp_path, path):
-    wheel = a_wheel(tmp_path, "evil", {path: "would be run by root, in the wrong place"})
+    wheel = write_wheel(tmp_path, "evil", "1.0", {path: "would be run by root, in the wrong place"})
     with pytest.raises(release_install.ReleaseError, match=r"evil.* would be outside of the virtual environment"):
         release_install.install_wheels([wheel], environment)
     assert not list(tmp_path.rglob("outside.py"))
