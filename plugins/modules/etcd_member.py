@@ -9,7 +9,7 @@ short_description: Have a host without data found a cluster of etcd with others,
 description:
   - A host without data joins the cluster that other members run as a learner, is started, and gets its vote once it
     holds what they hold. So it never stands in the way of a majority.
-  - Where no member has data, the file says that all of them found the cluster together; starting them is left to the caller.
+  - Where no member has data, the file says that all of them found the cluster together; starting them is not done here.
   - A member that was there before under the same address, and has lost its data, is replaced.
   - A learner whose run was cut off gets its vote.
   - One host at a time, since a cluster takes one learner at a time.
@@ -40,7 +40,7 @@ options:
     type: path
     required: true
   bootstrap_file:
-    description: The file of environment variables that says how the member first joins. It is written for a host without data only.
+    description: The file of variables that says how the member first joins. Only a host without data gets it.
     type: path
     required: true
   founded:
@@ -101,7 +101,7 @@ from ansible.module_utils.systemd_unit import UnitError, systemctl
 PATIENCE = 10
 
 
-class Silent(Exception):
+class SilentError(Exception):
     """No member answered; the message is what etcdctl said of the last one."""
 
 
@@ -158,7 +158,7 @@ class Cluster:
         return f"https://{host}:{self.parameters[port]}"
 
     def ask(self, *words: str) -> dict:
-        """Return what the first of the other members that answers says to an etcdctl command; Silent where none does."""
+        """Return what the first other member that answers says to an etcdctl command; SilentError where none does."""
         said = "there is no other member"
         for endpoint in self.others:
             code, out, err = self.module.run_command(
@@ -172,23 +172,23 @@ class Cluster:
             if code == 0:
                 return json.loads(out)
             said = (err.strip() or out.strip()).splitlines()[-1]
-        raise Silent(said)
+        raise SilentError(said)
 
     def members(self) -> list[dict]:
-        """Return the members as the cluster knows them; Silent where nobody answers."""
+        """Return the members as the cluster knows them; SilentError where nobody answers."""
         return self.ask("member", "list")["members"]
 
     def mine(self) -> dict:
-        """Return what the cluster knows of this member, or nothing; Silent where nobody answers."""
+        """Return what the cluster knows of this member, or nothing; SilentError where nobody answers."""
         return next((member for member in self.members() if self.own in member["peerURLs"]), {})
 
     def promote(self, timeout: int) -> None:
-        """Give this learner its vote, as soon as it holds enough; Silent after the timeout in seconds."""
+        """Give this learner its vote, as soon as it holds enough; SilentError after the timeout in seconds."""
         end = time.monotonic() + timeout
         while (mine := self.mine()).get("isLearner"):
             try:
                 self.ask("member", "promote", f"{mine['ID']:x}")
-            except Silent:
+            except SilentError:
                 if time.monotonic() > end:
                     raise
                 time.sleep(1)
@@ -268,7 +268,7 @@ def main() -> None:
     try:
         try:
             members = cluster.members()
-        except Silent as error:
+        except SilentError as error:
             # A founder that was never started is what the others may be waiting for.
             unfinished = began.exists() and 'STATE="new"' in began.read_text()
             if empty and module.params["founded"] and not unfinished:
@@ -284,7 +284,7 @@ def main() -> None:
                 actions = ["promote"]
                 if not module.check_mode:
                     cluster.promote(module.params["timeout"])
-    except Silent as error:
+    except SilentError as error:
         module.fail_json(msg=f"etcd does not take {module.params['name']} as a member: {error}")
     except (UnitError, OSError) as error:
         module.fail_json(msg=str(error))

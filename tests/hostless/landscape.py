@@ -50,7 +50,7 @@ FACTS_ALL = FACTS_HARDWARE | {"virtualization_tech_guest": ["kvm"]}
 # What tasks register on a host that nothing of ours was on before.
 REGISTERED = {
     "__etcd_data": {"stat": {"exists": False}},
-    "__etcd_others": {"results": [{"status": -1}]},
+    "__etcd_others": {"results": [{"stat": {"exists": False}}]},
     "__python_service_migrated": {"stat": {"exists": False}},
     "__postgresql_databases_primary": {"status": 200},
     "__releases_facts": {"results": []},

@@ -22,7 +22,8 @@ RESERVE = 20
 ADDRESSES = {
     **{"lb1": "10.77.0.11", "lb2": "10.77.0.12"},
     **{"app1": "10.77.0.21", "app2": "10.77.0.22", "app3": "10.77.0.23"},
-    **{"cache1": "10.77.0.31", "db1": "10.77.0.41"},
+    **{"cache1": "10.77.0.31", "cache2": "10.77.0.32", "cache3": "10.77.0.33"},
+    **{"db1": "10.77.0.41", "db2": "10.77.0.42", "db3": "10.77.0.43"},
 }
 
 
@@ -37,10 +38,10 @@ def test_lab_members(lab):
     assert lab.value("lb1", "topology_members") == {
         "loadbalancer": of("lb1", "lb2"),
         "app": of("app1", "app2", "app3"),
-        "cache": of("cache1"),
-        "sentinel": of("cache1"),
-        "database": of("db1"),
-        "etcd": of("db1"),
+        "cache": of("cache1", "cache2", "cache3"),
+        "sentinel": of("cache1", "cache2", "cache3"),
+        "database": of("db1", "db2", "db3"),
+        "etcd": of("db1", "db2", "db3"),
     }
 
 

@@ -1,0 +1,73 @@
+"""How a host without data joins etcd: what it has to do first, and what it is told."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from landscape import load
+
+module = load("plugins/modules/etcd_member.py", "etcd_member")
+URLS = {"db1": "https://10.0.0.41:2380", "db2": "https://10.0.0.42:2380", "db3": "https://10.0.0.43:2380"}
+
+
+def member(name: str, url: str, **more) -> dict:
+    """Return a member as `etcdctl member list` tells it; one that was never started has no name."""
+    return {"ID": 10501334649042878790, "peerURLs": [url], **({"name": name} if name else {}), **more}
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted"),
+    [
+        ([member("db1", URLS["db1"])], ["add"]),
+        # A run was cut off after it had added the member.
+        ([member("db1", URLS["db1"]), member("", URLS["db2"], isLearner=True)], []),
+        # The host lost its disk, or came back under another address.
+        ([member("db1", URLS["db1"]), member("db2", URLS["db2"])], ["remove", "add"]),
+        ([member("db1", URLS["db1"]), member("db2", "https://10.0.0.99:2380")], ["remove", "add"]),
+    ],
+)
+def test_what_a_host_without_data_does_first(members, wanted):
+    assert module.steps(members, "db2", URLS["db2"]) == wanted
+
+
+def test_founders_name_each_other():
+    lines = module.bootstrap("terrace", "new", URLS["db2"], URLS).splitlines()
+    assert 'ETCD_INITIAL_CLUSTER_STATE="new"' in lines
+    assert f'ETCD_INITIAL_ADVERTISE_PEER_URLS="{URLS["db2"]}"' in lines
+    assert f'ETCD_INITIAL_CLUSTER="{",".join(f"{name}={url}" for name, url in URLS.items())}"' in lines
+
+
+@pytest.fixture
+def cluster():
+    """Return a cluster whose first member is silent, and the commands that were asked."""
+    asked = []
+
+    def run_command(words, environ_update):
+        asked.append(words)
+        if "--endpoints=https://10.0.0.41:2379" in words:
+            return 1, "", "{}\ncontext deadline exceeded"
+        return 0, json.dumps({"members": [member("db2", URLS["db2"], isLearner=True)]}), ""
+
+    parameters = {
+        "name": "db2",
+        "members": [{"name": f"db{n}", "address": f"10.0.0.4{n}"} for n in (1, 2, 3)],
+        **{"client_port": 2379, "peer_port": 2380},
+        **{"ca_file": "ca", "certificate_file": "crt", "key_file": "key"},
+    }
+    return module.Cluster(SimpleNamespace(params=parameters, run_command=run_command)), asked
+
+
+def test_another_member_is_asked_where_one_is_silent(cluster):
+    its, asked = cluster
+    assert its.mine()["isLearner"]
+    assert [words[2] for words in asked] == ["--endpoints=https://10.0.0.41:2379", "--endpoints=https://10.0.0.43:2379"]
+
+
+def test_nobody_answers(cluster):
+    its, _ = cluster
+    its.others = its.others[:1]
+    with pytest.raises(module.SilentError, match=r"^context deadline exceeded$"):
+        its.members()
