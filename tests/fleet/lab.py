@@ -161,6 +161,33 @@ class Host:
         return mode, owner, group
 
 
+def cluster(host: Host | None = None) -> dict:
+    """Return what Patroni tells of its cluster: the first database host that answers, or this one."""
+    asked = [host] if host else [Host(name) for name in GROUPS["database"]]
+    for one in asked:
+        url = f"https://{one.address}:{PORTS['patroni']}/cluster"
+        done = one.try_run(f"curl --fail --silent --max-time 5 --cacert /etc/terrace/pki/ca.crt {url}", timeout=20)
+        if done.returncode == 0:
+            return json.loads(done.stdout)
+    raise AssertionError(f"Patroni answers on none of {', '.join(one.name for one in asked)}")
+
+
+def primary() -> Host:
+    """Return the host of the current primary; AssertionError where there is none."""
+    leaders = [member["name"] for member in cluster()["members"] if member["role"] == "leader"]
+    assert len(leaders) == 1, leaders
+    return Host(leaders[0])
+
+
+def whole_cluster() -> bool:
+    """Tell whether PostgreSQL has a primary, and every other member follows it and counts for its commits."""
+    try:
+        roles = sorted(m["role"] for m in cluster()["members"] if m["state"] in ("running", "streaming"))
+    except AssertionError:
+        return False
+    return roles == ["leader"] + ["quorum_standby"] * (len(GROUPS["database"]) - 1)
+
+
 def expected_listeners(name: str) -> set[str]:
     """Return what listens on a host by the table of ports, as address:port."""
     address = ADDRESSES[name]

@@ -22,7 +22,9 @@ def run(playbook, service: str, command: str, monkeypatch) -> str:
 
 def query(hosts, database: str, statement: str) -> list[str]:
     """Return the lines that a statement yields on the database host itself."""
-    return hosts["db1"].run(f"cd / && sudo -u postgres psql -h /run/postgresql -At {database}", stdin=statement).split()
+    return (
+        lab.primary().run(f"cd / && sudo -u postgres psql -h /run/postgresql -At {database}", stdin=statement).split()
+    )
 
 
 def test_the_large_data_set_is_loaded(hosts, playbook, monkeypatch):

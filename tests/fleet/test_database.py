@@ -10,15 +10,19 @@ import pytest
 
 import lab
 
-DB = lab.GROUPS["database"][0]
-REST = f"https://{lab.ADDRESSES[DB]}:{lab.PORTS['patroni']}"
 PKI = "/etc/terrace/pki"
 
 
 @pytest.fixture
-def db(hosts):
-    """Return the database host."""
-    return hosts[DB]
+def db():
+    """Return the host of the primary, once every other host follows it."""
+    lab.wait(lab.whole_cluster, 90, "every replica follows the primary", pause=1)
+    return lab.primary()
+
+
+def rest(host) -> str:
+    """Return where Patroni answers on a host."""
+    return f"https://{host.address}:{lab.PORTS['patroni']}"
 
 
 def sql(host, statement: str, database: str = "postgres") -> str:
@@ -48,11 +52,11 @@ def through_pooler(node, statement: str, url: str = "DATABASE_URL", environment:
 
 
 def test_the_cluster_has_a_leader_and_its_settings(db):
-    cluster = json.loads(db.run(f"curl --fail --silent --cacert {PKI}/ca.crt {REST}/cluster"))
-    assert [member["name"] for member in cluster["members"] if member["role"] == "leader"] == [DB]
-    config = json.loads(db.run(f"curl --fail --silent --cacert {PKI}/ca.crt {REST}/config"))
+    assert {member["name"] for member in lab.cluster()["members"]} == set(lab.GROUPS["database"])
+    config = json.loads(db.run(f"curl --fail --silent --cacert {PKI}/ca.crt {rest(db)}/config"))
     assert config["failsafe_mode"] is True
-    assert config["synchronous_mode"] is True
+    assert config["synchronous_mode"] == "quorum"
+    assert sql(db, "SHOW synchronous_standby_names").startswith("ANY 1 (")
 
 
 def test_what_cannot_be_changed_later_is_right(db):
@@ -75,7 +79,7 @@ def test_what_cannot_be_changed_later_is_right(db):
 
 def test_the_rest_interface_changes_nothing_without_a_password(db):
     code = "curl --silent --output /dev/null --write-out '%{http_code}'"
-    refused = db.run(f"{code} --cacert {PKI}/ca.crt -X PATCH -d '{{\"ttl\": 30}}' {REST}/config")
+    refused = db.run(f"{code} --cacert {PKI}/ca.crt -X PATCH -d '{{\"ttl\": 30}}' {rest(db)}/config")
     assert refused == "401"
 
 
@@ -138,8 +142,10 @@ def new_user() -> dict:
     return {"email": f"{uuid.uuid4().hex}@example.com", "name": "Ada"}
 
 
-def test_writes_go_on_while_etcd_is_away_for_a_minute(db):
-    db.run("systemctl stop etcd")
+def test_writes_go_on_while_etcd_is_away_for_a_minute(hosts, db):
+    members = [hosts[name] for name in lab.GROUPS["etcd"]]
+    for member in members:
+        member.run("systemctl stop etcd")
     try:
         start, written = time.monotonic(), 0
         while time.monotonic() - start < 60:
@@ -148,13 +154,16 @@ def test_writes_go_on_while_etcd_is_away_for_a_minute(db):
             written += 1
             time.sleep(0.5)
     finally:
-        db.run("systemctl start etcd")
+        # The first two wait for each other.
+        for member in members:
+            member.run("systemctl start --no-block etcd")
     assert written > 30
     lab.wait(
-        lambda: db.try_run(f"curl --fail --silent --cacert {PKI}/ca.crt {REST}/primary").returncode == 0,
+        lambda: db.try_run(f"curl --fail --silent --cacert {PKI}/ca.crt {rest(db)}/primary").returncode == 0,
         60,
         "the primary leads again",
     )
+    assert lab.primary().name == db.name
 
 
 def test_postgresql_is_brought_back_by_patroni(db):
@@ -180,3 +189,32 @@ def test_the_pooler_comes_back(hosts):
     lab.wait(
         lambda: lab.ask("app3", "/users?limit=1", port=lab.SERVICES["users"]["port"]).status == 200, 20, "app3 serves"
     )
+
+
+def etcd_members(host) -> dict[str, bool]:
+    """Return the members that etcd knows, by name, and whether each may vote."""
+    shown = json.loads(
+        host.run(
+            f"etcdctl --write-out=json --endpoints=https://{host.address}:{lab.PORTS['etcd_client']}"
+            f" --cacert={PKI}/ca.crt --cert={PKI}/host.crt --key={PKI}/host.key member list"
+        )
+    )
+    return {member.get("name", ""): not member.get("isLearner", False) for member in shown["members"]}
+
+
+def test_a_member_of_etcd_that_lost_its_disk_is_replaced_by_a_run(hosts, db, playbook):
+    lost = hosts[next(name for name in lab.GROUPS["etcd"] if name != db.name)]
+    lost.run("systemctl stop etcd && rm -rf /var/lib/etcd/* /etc/default/etcd-bootstrap")
+    done = playbook("site.yml", "--tags=etcd")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert etcd_members(lost) == dict.fromkeys(lab.GROUPS["etcd"], True)
+    assert lab.primary().name == db.name
+
+
+def test_a_replica_that_lost_its_disk_copies_the_primary_anew(hosts, db):
+    lost = hosts[next(name for name in lab.GROUPS["database"] if name != db.name)]
+    lost.run(
+        "systemctl stop patroni && find /var/lib/postgresql/17/main -mindepth 1 -delete && systemctl start patroni"
+    )
+    lab.wait(lab.whole_cluster, 120, "the replica follows again", pause=1)
+    assert lab.primary().name == db.name
