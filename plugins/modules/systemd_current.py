@@ -25,6 +25,13 @@ options:
     type: list
     elements: path
     default: []
+  unless:
+    description:
+      - A command. Where it succeeds, a unit that would have to be reloaded or restarted is left as it is for now.
+      - It is not asked of a unit that does not run or is current.
+    type: list
+    elements: str
+    default: []
   enabled:
     description: Whether the unit starts at boot.
     type: bool
@@ -49,8 +56,12 @@ actions:
   description: What was done, in order, out of C(enable), C(start), C(restart), C(reload), C(mask) and C(stop).
   type: list
   returned: always
+held:
+  description: What was left undone because of C(unless), out of C(restart) and C(reload).
+  type: list
+  returned: always
 changed_files:
-  description: The files that differed from what the unit had loaded.
+  description: The files that differed from what the unit had loaded; none where that was left undone.
   type: list
   returned: always
 """
@@ -101,6 +112,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "restart_on": {"type": "list", "elements": "path", "default": []},
             "reload_on": {"type": "list", "elements": "path", "default": []},
+            "unless": {"type": "list", "elements": "str", "default": []},
             "enabled": {"type": "bool", "default": True},
             "masked": {"type": "bool", "default": False},
         },
@@ -109,10 +121,11 @@ def main() -> None:
     parameters = module.params
     unit = Unit(module, parameters["name"])
     watched = parameters["restart_on"] + parameters["reload_on"]
+    held = []
     try:
         if parameters["masked"]:
             actions = mask(unit, module.check_mode)
-            module.exit_json(changed=bool(actions), actions=actions, changed_files=[])
+            module.exit_json(changed=bool(actions), actions=actions, held=[], changed_files=[])
         state = unit.show("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
         if state["LoadState"] == "not-found" and not module.check_mode:
             # A template's instance is found only once systemd has read the new file.
@@ -125,6 +138,12 @@ def main() -> None:
         if unit.name == MANAGER:
             enabled = parameters["enabled"]
         actions = plan(state["ActiveState"], enabled, parameters["enabled"], restart, reload)
+        if parameters["unless"] and {"restart", "reload"} & set(actions):
+            code, _, _ = module.run_command(parameters["unless"])
+            if code == 0:
+                held = [action for action in actions if action in ("restart", "reload")]
+                actions = [action for action in actions if action not in held]
+                restart, reload = [], []
         if not module.check_mode:
             if state["NeedDaemonReload"] == "yes" or actions:
                 unit.systemctl("daemon-reload")
@@ -134,10 +153,11 @@ def main() -> None:
             for action in actions:
                 if unit.name != MANAGER:
                     unit.systemctl(action, unit.name)
-            unit.record(watched)
+            if not held:
+                unit.record(watched)
     except (UnitError, OSError) as error:
         module.fail_json(msg=f"{error}\nIts last lines in the journal:\n{unit.journal()}")
-    module.exit_json(changed=bool(actions), actions=actions, changed_files=restart + reload)
+    module.exit_json(changed=bool(actions), actions=actions, held=held, changed_files=restart + reload)
 
 
 if __name__ == "__main__":

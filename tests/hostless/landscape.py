@@ -53,6 +53,7 @@ REGISTERED = {
     "__etcd_others": {"results": [{"stat": {"exists": False}}]},
     "__python_service_migrated": {"stat": {"exists": False}},
     "__postgresql_databases_primary": {"status": 200},
+    "__redis_current": {"results": []},
     "__releases_facts": {"results": []},
 }
 RELEASE = "3f1c9a5be0d2"
