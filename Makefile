@@ -23,15 +23,15 @@ help: ## List these commands
 
 .PHONY: setup setup-lab
 setup:
-	@molecule/lab/setup
+	@molecule/lab/setup >&2
 setup-lab:
-	@molecule/lab/setup lab
+	@molecule/lab/setup lab >&2
 
 .PHONY: up
 up: setup-lab ## Create the lab, bring the whole stack up in it, and show what runs where
 	@$(ANSIBLE) molecule/lab/create.yml
 	@$(ANSIBLE) site.yml
-	@$(MAKE) status
+	@$(MAKE) status WAIT=60
 
 .PHONY: down
 down: ## Remove the lab's hosts, their data and their network
@@ -73,8 +73,11 @@ plan: setup ## Show what a run of site.yml would do, host by host, changing noth
 	    $(if $(LIMIT),--limit='$(LIMIT)') || [ $$? -eq 3 ]
 
 .PHONY: status
-status: setup ## Show each host, what runs there, and the addresses to try (ENV=)
-	@$(ANSIBLE) playbooks/status.yml
+status: setup ## Show all hosts and services, and what is wrong; fail where something is (ENV=, FORMAT=json, WAIT=60)
+	@status() { ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/status.yml --extra-vars=status_format=$(or $(FORMAT),table); }; \
+	end=$$((SECONDS + $(or $(WAIT),0))); code=3; \
+	while [ $$code -eq 3 ] && [ $$SECONDS -lt $$end ]; do said=$$(status) && code=0 || code=$$?; done; \
+	if [ -v said ]; then printf '%s\n' "$$said"; exit $$code; else status; fi
 
 .PHONY: logs
 logs: setup ## Show the last lines of a service on every node (SERVICE=, LINES=50, ENV=)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible import constants
 from ansible.executor.task_result import CallbackTaskResult
 from ansible.plugins.callback import CallbackBase
@@ -10,7 +12,9 @@ DOCUMENTATION = """
 name: lines
 type: stdout
 short_description: Print nothing but what tasks print themselves
-description: For C(make check). What fails otherwise than by C(refuse), which has said why, is printed in one line.
+description:
+  - For C(make check) and C(make status). What fails is printed in one line on standard error, unless it has said why
+    itself, as C(refuse) does, and results that have an C(exit_code), with which the run ends.
 """
 
 
@@ -21,12 +25,23 @@ class CallbackModule(CallbackBase):
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "lines"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.exit_code = 0
+
     def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
-        if result.task.action != "refuse":
+        if result.task.action == "refuse" or "exit_code" in result.result:
+            self.exit_code = result.result.get("exit_code", self.exit_code)
+        else:
             self._tell(result)
 
     def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
-        self._tell(result)
+        if not result.task.ignore_unreachable:
+            self._tell(result)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        if self.exit_code:
+            raise SystemExit(self.exit_code)
 
     def _tell(self, result: CallbackTaskResult) -> None:
         text = f"{result.host.get_name()}: {result.task.get_name()}: {result.result.get('msg', 'failed')}"

@@ -1,54 +1,120 @@
-"""The table that `make status` ends with."""
+"""What `make status` asks each host for, and what the answers are held against."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+# Where data grows, whatever a host is.
+PATHS = ["/", "/var/log", "/var/lib/terrace", "/srv/terrace"]
+TIER_PATHS = {"cache": "/var/lib/redis", "database": "/var/lib/postgresql", "etcd": "/var/lib/etcd"}
+TIER_PACKAGES = {
+    "app": ["haproxy", "pgbouncer"],
+    "cache": ["redis-server"],
+    "sentinel": ["redis-sentinel"],
+    "database": ["postgresql-17", "patroni"],
+    "etcd": ["etcd-server"],
+}
+TIER_UNITS = {
+    "app": ["haproxy@node", "pgbouncer", "terrace-liveness"],
+    "sentinel": ["redis-sentinel"],
+    "database": ["patroni"],
+    "etcd": ["etcd"],
+}
 
-def table(rows: list[list[str]]) -> list[str]:
-    """Return rows as lines whose columns stand below each other; the first row is the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
-
-def status_hosts(
-    hosts: list[str], groups: Mapping[str, list[str]], hostvars: Mapping, tiers: list[str]
-) -> list[list[str]]:
-    """Return a row for each host: its name, address, groups, and the units that run there, failed ones marked.
+def status_asked(
+    tiers: list[str],
+    address: str,
+    virtual_address: str,
+    engine: str,
+    ports: Mapping[str, int],
+    instances: list[str],
+    services: list[Mapping],
+    first: Mapping[str, str],
+    host: str,
+) -> dict:
+    """Return the parameters of `host_status` for a host.
 
     Parameters:
-        hosts: the hosts, in the order of the rows.
-        groups: the inventory's groups.
-        hostvars: their variables; `status_units` is what `systemctl list-units` printed.
-        tiers: the groups that say what a host is for.
+        tiers: the groups that say what it is.
+        address: its private address.
+        virtual_address: the one that a load balancer holds; empty where there is none.
+        engine: what balances the load.
+        ports: the table of ports.
+        instances: the instances of Redis.
+        services: those that run on it, of `services_list`.
+        first: by service the first host that runs it, where its schedules are.
+        host: its name.
     """
-    rows = [["HOST", "ADDRESS", "GROUPS", "RUNS"]]
-    for host in hosts:
-        answer = hostvars[host].get("status_units", {})
-        running = []
-        for line in answer.get("stdout_lines", []):
-            unit, _, active, *_ = line.split()
-            running.append(unit.removesuffix(".service") + ("" if active == "active" else f" ({active.upper()})"))
-        of = [tier for tier in tiers if host in groups.get(tier, [])]
-        what = " ".join(running) if "stdout_lines" in answer else "NOT REACHED"
-        rows.append([host, hostvars[host]["topology_address"], " ".join(of), what or "nothing yet"])
-    return rows
+    keepalived = ["keepalived"] if virtual_address else []
+    units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *keepalived]}
+    units["cache"] = [f"redis-server@{instance}" for instance in instances]
+    packages = {**TIER_PACKAGES, "loadbalancer": [engine, *keepalived]}
+    return {
+        "tiers": list(tiers),
+        "address": address,
+        "virtual_address": virtual_address,
+        "engine": engine,
+        "ports": dict(ports),
+        "services": [service["name"] for service in services],
+        "instances": list(instances),
+        "units": [
+            *(unit for tier in tiers for unit in units[tier]),
+            *(unit for service in services for unit in _service_units(service, first.get(service["name"]) == host)),
+        ],
+        "packages": list(dict.fromkeys(package for tier in tiers for package in packages[tier])),
+        "paths": PATHS + [TIER_PATHS[tier] for tier in tiers if tier in TIER_PATHS],
+    }
 
 
-def status_addresses(services: list[Mapping], balancers: list[Mapping], authority: str) -> list[list[str]]:
-    """Return a row for each route of each service: the addresses to try, on the first load balancer."""
-    rows = [["SERVICE", "TRY"]]
-    balancer = balancers[0]["address"]
+def _service_units(service: Mapping, first: bool) -> list[str]:
+    """Return the units of a service that have to run, beside its live slot."""
+    name = service["name"]
+    processes = [
+        f"svc-{name}-{process}@{number}"
+        for process, its in service["processes"].items()
+        for number in range(1, int(its.get("count", 1)) + 1)
+    ]
+    return processes + [f"svc-{name}-{job}.timer" for job in service["schedule"] if first]
+
+
+def status_services(services: list[Mapping], nodes: Mapping[str, list[str]]) -> list[dict]:
+    """Return of each service its name, its declared version, the nodes that run it, and whether it has routes.
+
+    Parameters:
+        services: of `services_list`.
+        nodes: by service the names of its nodes.
+    """
+    return [
+        {
+            "name": service["name"],
+            "version": service["version"],
+            "nodes": list(nodes[service["name"]]),
+            "routed": bool(service["routes"]),
+        }
+        for service in services
+    ]
+
+
+def status_addresses(services: list[Mapping], address: str, authority: str) -> list[list[str]]:
+    """Return for each route of each service the service and the command that tries it.
+
+    Parameters:
+        services: of `services_list`.
+        address: where clients reach the load balancers.
+        authority: the file of the certificate that theirs is signed by.
+    """
+    found = []
     for service in services:
         for route in service["routes"]:
             host, path = route["host"], route["path"] or "/"
-            resolve = f" --resolve {host}:443:{balancer}" if host else ""
-            rows.append([service["name"], f"curl --cacert {authority}{resolve} https://{host or balancer}{path}"])
-    return rows
+            resolve = f" --resolve {host}:443:{address}" if host else ""
+            found.append([service["name"], f"curl --cacert {authority}{resolve} https://{host or address}{path}"])
+    return found
 
 
 class FilterModule:
     """The filters of this file, for Ansible."""
 
     def filters(self) -> dict:
-        return {function.__name__: function for function in (table, status_hosts, status_addresses)}
+        return {function.__name__: function for function in (status_asked, status_services, status_addresses)}

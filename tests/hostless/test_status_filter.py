@@ -1,40 +1,49 @@
-"""The table that `make status` ends with."""
+"""What `make status` asks each host for, and what it holds the answers against."""
 
 from __future__ import annotations
 
-from landscape import load
+import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from landscape import ROOT, Landscape, load
 
 status = load("plugins/filter/status.py", "filter_status")
+module = load("plugins/modules/host_status.py", "host_status_of_filter")
+ADDRESS = "192.0.2.10"
 
 
-def test_columns_stand_below_each_other():
-    assert status.table([["HOST", "RUNS"], ["a", "x y"], ["longer", ""]]) == ["HOST    RUNS", "a       x y", "longer"]
-    assert status.table([["HOST"]]) == ["HOST"]
-
-
-def test_hosts():
-    hostvars = {
-        "a": {
-            "topology_address": "10.0.0.1",
-            "status_units": {
-                "stdout_lines": [
-                    "haproxy@node.service  loaded active running HAProxy node",
-                    "svc-x@blue.service loaded failed failed x (gunicorn), slot blue",
-                ]
-            },
-        },
-        "b": {"topology_address": "10.0.0.2", "status_units": {"stdout_lines": []}},
-        "c": {"topology_address": "10.0.0.3", "status_units": {"unreachable": True}},
-        "d": {"topology_address": "10.0.0.4"},
+@pytest.fixture
+def here() -> dict:
+    """A service with everything that has a unit."""
+    return {
+        "name": "shop",
+        "processes": {"mailer": {"command": "x", "count": 2}, "off": {"command": "x", "count": 0}},
+        "schedule": {"report": {"command": "x", "at": "daily"}},
     }
-    groups = {"app": ["a", "b"], "cache": ["a"], "lab": ["a"]}
-    assert status.status_hosts(["b", "a", "c", "d"], groups, hostvars, ["cache", "app", "etcd"]) == [
-        ["HOST", "ADDRESS", "GROUPS", "RUNS"],
-        ["b", "10.0.0.2", "app", "nothing yet"],
-        ["a", "10.0.0.1", "cache app", "haproxy@node svc-x@blue (FAILED)"],
-        ["c", "10.0.0.3", "", "NOT REACHED"],
-        ["d", "10.0.0.4", "", "NOT REACHED"],
-    ]
+
+
+def asked(tiers: list[str], virtual: str = "", engine: str = "haproxy", services=(), first=None) -> dict:
+    return status.status_asked(
+        tiers, ADDRESS, virtual, engine, {"http": 80}, ["cache", "queue"], list(services), first or {}, "app1"
+    )
+
+
+def test_units_of_a_load_balancer():
+    assert asked(["loadbalancer"])["units"] == ["haproxy@lb"]
+    assert asked(["loadbalancer"], "192.0.2.9", "nginx")["units"] == ["nginx@lb", "keepalived"]
+    assert asked(["loadbalancer"], "192.0.2.9", "nginx")["packages"] == ["nginx", "keepalived"]
+
+
+def test_schedules_are_on_the_first_node(here):
+    units = ["haproxy@node", "pgbouncer", "terrace-liveness", "svc-shop-mailer@1", "svc-shop-mailer@2"]
+    assert asked(["app"], services=[here], first={"shop": "app2"})["units"] == units
+    assert asked(["app"], services=[here], first={"shop": "app1"})["units"] == [*units, "svc-shop-report.timer"]
+
+
+def test_paths_are_where_data_is():
+    common = ["/", "/var/log", "/var/lib/terrace", "/srv/terrace"]
+    assert asked(["loadbalancer"])["paths"] == common
+    assert asked(["database", "etcd"])["paths"] == [*common, "/var/lib/postgresql", "/var/lib/etcd"]
 
 
 def test_addresses():
@@ -43,25 +52,50 @@ def test_addresses():
         {"name": "b", "routes": []},
         {"name": "c", "routes": [{"host": "c.example.com", "path": "/c"}]},
     ]
-    assert status.status_addresses(services, [{"address": "10.0.0.1"}, {"address": "10.0.0.2"}], "/x/ca.crt") == [
-        ["SERVICE", "TRY"],
+    assert status.status_addresses(services, "10.0.0.1", "/x/ca.crt") == [
         ["a", "curl --cacert /x/ca.crt https://10.0.0.1/a"],
         ["a", "curl --cacert /x/ca.crt --resolve a.example.com:443:10.0.0.1 https://a.example.com/"],
         ["c", "curl --cacert /x/ca.crt --resolve c.example.com:443:10.0.0.1 https://c.example.com/c"],
     ]
 
 
-def test_status_of_the_lab(lab):
-    """As the playbook shows it before any host was asked."""
-    shown = lab.value("lb1", "topology_status")
-    assert shown[:3] == [
-        "HOST    ADDRESS     GROUPS          RUNS",
-        "lb1     10.77.0.11  loadbalancer    NOT REACHED",
-        "lb2     10.77.0.12  loadbalancer    NOT REACHED",
+def test_every_host_is_asked_by_what_the_module_takes(landscape):
+    for host in landscape.hosts:
+        result = ArgumentSpecValidator(module.ARGUMENTS).validate(landscape.value(host, "topology_status_asked"))
+        assert result.error_messages == [], host
+
+
+def test_one_machine_is_asked_everything(single):
+    found = single.value("solo", "topology_status_asked")
+    assert found["tiers"] == ["loadbalancer", "app", "cache", "sentinel", "database", "etcd"]
+    assert found["virtual_address"] == ""
+    assert {"haproxy@lb", "haproxy@node", "redis-server@queue", "redis-sentinel", "patroni", "etcd"} <= {
+        *found["units"]
+    }
+    assert "keepalived" not in found["units"]
+
+
+def test_answers_are_held_against_the_whole_inventory(ha):
+    found = ha.value("db3", "topology_status_declared")
+    assert [host["name"] for host in found["hosts"]] == ha.hosts
+    assert found["members"]["etcd"][2] == {"name": "db3", "address": "192.0.2.43"}
+    assert [(its["name"], its["nodes"], its["routed"]) for its in found["services"]] == [
+        ("search-index", ["app2", "app3"], True),
+        ("shop", ["app1", "app2", "app3"], True),
+        ("stock", ["app1", "app2", "app3"], False),
     ]
-    state = lab.value("lb1", "lab_state")
-    assert shown[-1] == f"users    curl --cacert {state}/pki/ca.crt https://10.77.0.11/users"
+    assert found["addresses"][0] == ["search-index", "curl --cacert /nowhere/pki/ca.crt https://192.0.2.11/"]
+
+
+def test_clients_are_told_the_virtual_address():
+    there = Landscape(ROOT / "inventory/lab", loadbalancer_virtual_address="10.77.0.10", lab_state="/nowhere")
+    assert there.value("lb1", "topology_status_declared.virtual_address") == "10.77.0.10"
+    assert there.value("lb1", "topology_status_declared.addresses")[-1] == [
+        "users",
+        "curl --cacert /nowhere/pki/ca.crt https://10.77.0.10/users",
+    ]
+    assert "keepalived" in there.value("lb1", "topology_status_asked.units")
 
 
 def test_filters_are_offered_by_name():
-    assert list(status.FilterModule().filters()) == ["table", "status_hosts", "status_addresses"]
+    assert list(status.FilterModule().filters()) == ["status_asked", "status_services", "status_addresses"]

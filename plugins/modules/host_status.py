@@ -1,0 +1,682 @@
+#!/usr/bin/python
+"""Tell how a host and the daemons on it are: everything that `make status` wants of it, in one task."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_status
+short_description: Tell how a host and the daemons on it are
+description:
+  - Asks systemd, the package manager, the disks and each daemon of the host, all at the same time and each for a few
+    seconds at most, and changes nothing.
+  - What cannot be asked does not fail the module; it is told in RV(errors).
+options:
+  tiers:
+    description: What the host is; it says which daemons are asked.
+    type: list
+    elements: str
+    choices: [loadbalancer, app, cache, sentinel, database, etcd]
+    required: true
+  address:
+    description: The address on which the host's daemons listen.
+    type: str
+    required: true
+  virtual_address:
+    description: The address that one of the load balancers holds; empty where there is none.
+    type: str
+    default: ''
+  engine:
+    description: The daemon that balances the load.
+    type: str
+    choices: [haproxy, nginx]
+    default: haproxy
+  ports:
+    description: The ports of the daemons, by name.
+    type: dict
+    required: true
+  services:
+    description: The services that run here.
+    type: list
+    elements: str
+    default: []
+  instances:
+    description: The instances of Redis, which are also the names of the masters that Sentinel watches.
+    type: list
+    elements: str
+    default: []
+  units:
+    description: The systemd units that have to run, with the suffixes of those that are no services.
+    type: list
+    elements: str
+    default: []
+  packages:
+    description: The Debian packages whose versions are wanted.
+    type: list
+    elements: str
+    default: []
+  paths:
+    description: Where data is. How full the filesystem of each is, is told; a path that does not exist is left out.
+    type: list
+    elements: path
+    default: []
+author: Terrace
+"""
+
+EXAMPLES = r"""
+- name: Ask how a cache host is
+  host_status:
+    tiers: [cache, sentinel]
+    address: 10.0.0.31
+    ports: {sentinel: 26379}
+    instances: [cache, queue]
+    units: [redis-server@cache, redis-server@queue, redis-sentinel]
+"""
+
+RETURN = r"""
+units:
+  description: >-
+    By unit its C(active) and C(sub) state, how often it was C(restarted) since somebody last started it, for how many
+    C(seconds) it is active, and whether it is C(wanted), C(known) to systemd, or both.
+  type: dict
+  returned: success
+found:
+  description: What else was found, by what was asked.
+  type: dict
+  returned: success
+  sample: {certificate: 364, disks: {/: 41}, versions: {redis-server: 8.0.2}}
+errors:
+  description: What could not be asked, and why, in the same words.
+  type: dict
+  returned: success
+  sample: {sentinel: Connection refused}
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import pwd
+import re
+import shlex
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import releases_of
+
+ARGUMENTS = {
+    "tiers": {
+        "type": "list",
+        "elements": "str",
+        "required": True,
+        "choices": ["loadbalancer", "app", "cache", "sentinel", "database", "etcd"],
+    },
+    "address": {"type": "str", "required": True},
+    "virtual_address": {"type": "str", "default": ""},
+    "engine": {"type": "str", "choices": ["haproxy", "nginx"], "default": "haproxy"},
+    "ports": {"type": "dict", "required": True},
+    "services": {"type": "list", "elements": "str", "default": []},
+    "instances": {"type": "list", "elements": "str", "default": []},
+    "units": {"type": "list", "elements": "str", "default": []},
+    "packages": {"type": "list", "elements": "str", "default": []},
+    "paths": {"type": "list", "elements": "path", "default": []},
+}
+SECONDS = 3.0  # that one question may take
+PKI = Path("/etc/terrace/pki")
+BALANCER_SOCKET = "/run/haproxy-lb/admin.sock"
+NODE_SOCKET = "/run/haproxy-node/admin.sock"
+BALANCER_PATH = "/.well-known/terrace/balancer"
+SENTINEL_SETTINGS = Path("/etc/redis/sentinel.env")
+POOLER_USER = "postgres"
+# Ours: of those that do not have to run, the failed ones are told.
+UNITS = ("haproxy@*", "nginx@*", "redis-server@*", "svc-*.service", "svc-*.timer", "terrace-*.service")
+
+
+class AnswerError(Exception):
+    """Something answered otherwise than it should; the text says how."""
+
+
+def run(*words: str, stdin: str = "", environment: dict[str, str] | None = None, codes: tuple[int, ...] = (0,)) -> str:
+    """Run a command and return what it printed.
+
+    Parameters:
+        words: the command.
+        stdin: what it reads.
+        environment: further variables.
+        codes: the exit codes that are no failure.
+    Errors:
+        AnswerError, where it fails or takes too long; it is killed then, with all that it started.
+    """
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+    ) as process:
+        try:
+            out, err = process.communicate(stdin, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AnswerError(f"no answer within {SECONDS:g} s") from None
+    if process.returncode not in codes:
+        said = (err.strip() or out.strip() or f"exit code {process.returncode}").splitlines()[-1]
+        raise AnswerError(said)
+    return out
+
+
+def fetch(address: str, port: int, path: str, context: ssl.SSLContext | None = None) -> tuple[int, str]:
+    """Return status and body of the answer to a GET request; over TLS where there is a context."""
+    if context:
+        connection = HTTPSConnection(address, port, timeout=SECONDS, context=context)
+    else:
+        connection = HTTPConnection(address, port, timeout=SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+# --- The host
+
+
+def parse_units(text: str, wanted: list[str], now: float) -> dict[str, dict[str, Any]]:
+    """Return units out of what `systemctl show` printed, by name; a service's name has no suffix.
+
+    Parameters:
+        text: its blocks of properties.
+        wanted: the units that have to run.
+        now: seconds of the clock by which systemd counts, that has run since the boot.
+    """
+    found = {}
+    for block in text.strip().split("\n\n"):
+        shown = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        names = {name.removesuffix(".service") for name in shown.get("Names", "").split()}
+        name = next((name for name in wanted if name in names), shown.get("Id", "").removesuffix(".service"))
+        since = int(shown.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+        found[name] = {
+            "active": shown.get("ActiveState", ""),
+            "sub": shown.get("SubState", ""),
+            "restarted": int(shown.get("NRestarts") or 0),
+            "seconds": round(max(0, now - since)),
+            "known": shown.get("LoadState") not in ("not-found", "masked"),
+            "wanted": name in wanted,
+        }
+    return found
+
+
+def units(wanted: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the units that have to run, and all others of ours that systemd has loaded."""
+    properties = "Id,Names,LoadState,ActiveState,SubState,NRestarts,ActiveEnterTimestampMonotonic"
+    return parse_units(run("systemctl", "show", f"--property={properties}", *wanted, *UNITS), wanted, time.monotonic())
+
+
+def parse_versions(text: str) -> dict[str, str]:
+    """Return by package the version that its authors gave it, out of lines of package, state and Debian's version."""
+    rows = [line.split() for line in text.splitlines()]
+    return {
+        package: re.sub(r"^\d+:|-[^-]*$", "", version)
+        for package, state, version in (row for row in rows if len(row) == 3)
+        if state == "installed"
+    }
+
+
+def versions(packages: list[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    # The exit code is 1 where a package was never heard of.
+    shape = "${Package} ${db:Status-Status} ${Version}\n"
+    return parse_versions(run("dpkg-query", "--show", f"--showformat={shape}", *packages, codes=(0, 1)))
+
+
+def days_until(text: str, now: float) -> int:
+    """Return the days that a certificate has left, out of `notAfter=May  9 12:00:00 2027 GMT`."""
+    return math.floor((ssl.cert_time_to_seconds(text.strip().partition("=")[2]) - now) / 86400)
+
+
+def certificate(path: Path) -> int:
+    """Return the days that the certificate in a file has left."""
+    return days_until(run("openssl", "x509", "-noout", "-enddate", "-in", str(path)), time.time())
+
+
+def served(address: str, port: int) -> int:
+    """Return the days that the certificate has left which a port shows to clients."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # It is only looked at.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection((address, port), SECONDS) as plain, context.wrap_socket(plain) as client:
+        pem = ssl.DER_cert_to_PEM_cert(client.getpeercert(binary_form=True))
+    return days_until(run("openssl", "x509", "-noout", "-enddate", stdin=pem), time.time())
+
+
+def disks(paths: list[str]) -> dict[str, int]:
+    """Return by the first path on each filesystem how full that is: per cent of its space or, if more, of its files."""
+    found: dict[int, tuple[str, int]] = {}
+    for path in paths:
+        if not Path(path).exists():
+            continue
+        device, room = os.stat(path).st_dev, os.statvfs(path)
+        shares = [
+            math.ceil(100 * (total - free) / (total - free + available))
+            for total, free, available in (
+                (room.f_blocks, room.f_bfree, room.f_bavail),
+                (room.f_files, room.f_ffree, room.f_favail),
+            )
+            if total - free + available
+        ]
+        found.setdefault(device, (path, max(shares, default=0)))
+    return dict(found.values())
+
+
+def holds(address: str) -> bool:
+    """Tell whether an address is on one of the host's interfaces."""
+    links = json.loads(run("ip", "-json", "address"))
+    return any(each.get("local") == address for link in links for each in link.get("addr_info", []))
+
+
+# --- HAProxy, and what a load balancer answers
+
+
+def parse_servers(text: str) -> dict[str, dict[str, bool]]:
+    """Return by backend and server of HAProxy's statistics whether it takes requests."""
+    found: dict[str, dict[str, bool]] = {}
+    for row in csv.DictReader(io.StringIO(text.removeprefix("# "))):
+        found.setdefault(row["pxname"], {})[row["svname"]] = row["status"].startswith(("UP", "no check"))
+    return found
+
+
+def servers(path: str) -> dict[str, dict[str, bool]]:
+    """Ask one HAProxy which servers of its backends take requests."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(SECONDS)
+        client.connect(path)
+        client.sendall(b"show stat -1 4 -1\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    return parse_servers(answer.decode(errors="replace"))
+
+
+def balancer(address: str, port: int) -> bool:
+    """Tell that a load balancer answers; AnswerError where it does not as it should."""
+    status, _ = fetch(address, port, BALANCER_PATH)
+    if status != 200:
+        raise AnswerError(f"{BALANCER_PATH} answers with status {status}")
+    return True
+
+
+def balanced() -> dict[str, dict[str, bool]]:
+    """Return by service the nodes that a load balancer passes requests to, and those that it does not."""
+    return {
+        service: {node: up for node, up in nodes.items() if not node.endswith(".any")}
+        for service, nodes in servers(BALANCER_SOCKET).items()
+        if "." not in service
+    }
+
+
+def egress() -> dict[str, list[str]]:
+    """Return what a node proxy leads to: by local port of a database, cache or other service, who is up behind it."""
+    return {
+        name: [server for server, up in behind.items() if up and not server.endswith((".primary", ".any"))]
+        for name, behind in servers(NODE_SOCKET).items()
+        if name.startswith(("postgresql.", "redis.")) or name.endswith(".need")
+    }
+
+
+def readiness(address: str, port: int, services: list[str]) -> dict[str, str]:
+    """Return what a node says of the readiness of each of its services: `ready`, or other words."""
+    found = {}
+    for service in services:
+        status, body = fetch(address, port, f"/{service}")
+        found[service] = "ready" if status == 200 else body.strip() or f"status {status}"
+    return found
+
+
+def live_releases(services: list[str]) -> dict[str, dict[str, str]]:
+    """Return by service the live `slot`, the `release` in it and its `version`; all are empty where nothing is live."""
+    found = {}
+    for service in services:
+        facts = releases_of(service)
+        version = facts["releases"].get(facts["live"], {}).get("version") or ""
+        found[service] = {"slot": facts["live_slot"], "release": facts["live"], "version": version}
+    return found
+
+
+# --- PgBouncer: its console speaks PostgreSQL's protocol
+
+
+def enter(user: str, path: str) -> socket.socket | OSError:
+    """Return a connection to a unix socket made as another user, or why there is none.
+
+    PgBouncer lets its own user in without a password. Who that is, is settled when the connection is made; from then on
+    the process is root again.
+    """
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(SECONDS)
+    try:
+        entry = pwd.getpwnam(user)
+        os.setegid(entry.pw_gid)
+        os.seteuid(entry.pw_uid)
+        client.connect(path)
+    except (KeyError, OSError) as error:
+        client.close()
+        return error if isinstance(error, OSError) else OSError(f"there is no user {user}")
+    finally:
+        os.seteuid(os.getuid())
+        os.setegid(os.getgid())
+    return client
+
+
+def messages(client: socket.socket) -> Iterator[tuple[bytes, bytes]]:
+    """Return the messages of PostgreSQL's protocol that a server sends, until it is ready for a query."""
+    kind = b""
+    with client.makefile("rb") as stream:
+        while kind != b"Z":
+            head = stream.read(5)
+            if len(head) < 5:
+                raise AnswerError("the connection was closed")
+            kind, length = struct.unpack("!cI", head)
+            content = stream.read(length - 4)
+            if kind == b"E":
+                fields = [field.decode(errors="replace") for field in content.split(b"\0") if field]
+                raise AnswerError(next((field[1:] for field in fields if field.startswith("M")), "an error"))
+            yield kind, content
+
+
+def rows(client: socket.socket, query: str) -> list[dict[str, str]]:
+    """Return the rows that a query gives, by the names of their columns."""
+    text = query.encode() + b"\0"
+    client.sendall(b"Q" + struct.pack("!I", len(text) + 4) + text)
+    names: list[str] = []
+    found = []
+    for kind, content in messages(client):
+        if kind == b"T":
+            names, place = [], 2
+            while place < len(content):
+                end = content.index(b"\0", place)
+                names.append(content[place:end].decode())
+                place = end + 1 + 18
+        elif kind == b"D":
+            values, place = [], 2
+            while place < len(content):
+                (length,) = struct.unpack_from("!i", content, place)
+                place += 4
+                values.append(content[place : place + max(length, 0)].decode(errors="replace"))
+                place += max(length, 0)
+            found.append(dict(zip(names, values, strict=True)))
+    return found
+
+
+def pooler(client: socket.socket | OSError) -> dict[str, Any]:
+    """Return what a pooler has `paused`, how many clients are `waiting`, and for how many `seconds` the first is.
+
+    Parameters:
+        client: a connection to its console, which is closed, or why there is none.
+    """
+    if isinstance(client, OSError):
+        raise client
+    with client:
+        words = b"user\0pgbouncer\0database\0pgbouncer\0\0"
+        client.sendall(struct.pack("!II", len(words) + 8, 196608) + words)
+        for kind, content in messages(client):
+            if kind == b"R" and struct.unpack("!I", content[:4]) != (0,):
+                raise AnswerError("it asks for a password")
+        state = {row["key"]: row["value"] for row in rows(client, "SHOW STATE")}
+        databases, pools = rows(client, "SHOW DATABASES"), rows(client, "SHOW POOLS")
+    paused = ["all"] if state.get("paused") == "yes" else []
+    return {
+        "paused": paused or [row["name"] for row in databases if row["paused"] == "1"],
+        "waiting": sum(int(row["cl_waiting"]) for row in pools),
+        "seconds": max((int(row["maxwait"]) for row in pools), default=0),
+    }
+
+
+# --- PostgreSQL and etcd
+
+
+def ask_patroni(address: str, port: int, path: str) -> dict[str, Any]:
+    """Return what Patroni's API answers, as data."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(PKI / "ca.crt")
+    status, body = fetch(address, port, path, context)
+    if status != 200:
+        raise AnswerError(f"{path} answers with status {status}")
+    return json.loads(body)
+
+
+def patroni(address: str, port: int) -> dict[str, Any]:
+    """Return what Patroni says of itself and its PostgreSQL.
+
+    That is `role` and `state`; the `versions` that run; whether it goes on without etcd (`failsafe`), and the seconds
+    since it last reached that (`unseen`).
+    """
+    said = ask_patroni(address, port, "/patroni")
+    versions = {"patroni": said["patroni"]["version"]}
+    if number := said.get("server_version"):
+        versions["postgresql"] = f"{number // 10000}.{number % 10000}"
+    return {
+        "role": said.get("role", ""),
+        "state": said.get("state", ""),
+        "versions": versions,
+        "failsafe": bool(said.get("failsafe_mode_is_active")),
+        "unseen": round(max(0, time.time() - said["dcs_last_seen"])) if said.get("dcs_last_seen") else None,
+    }
+
+
+def cluster(address: str, port: int) -> dict[str, Any]:
+    """Return the cluster as etcd has it: its `members`, and whether Patroni is `paused`.
+
+    Of a member: `name`, `role`, `state`, `timeline`, `lag` in bytes or other words, and what waits for a `restart`.
+    """
+    said = ask_patroni(address, port, "/cluster")
+    return {
+        "paused": bool(said.get("pause")),
+        "members": [
+            {
+                "name": member["name"],
+                "role": member["role"],
+                "state": member["state"],
+                "timeline": member.get("timeline"),
+                "lag": member.get("lag"),
+                "restart": sorted(member.get("pending_restart_reason") or ["a setting"])
+                if member.get("pending_restart")
+                else [],
+            }
+            for member in said["members"]
+        ],
+    }
+
+
+def settings(address: str, port: int) -> dict[str, Any]:
+    """Return whether commits wait for a replica, by the settings that all members share."""
+    mode = ask_patroni(address, port, "/config").get("synchronous_mode", False)
+    return {"synchronous": mode not in (False, None, "off", "false")}
+
+
+def etcdctl(address: str, port: int, *words: str) -> Any:
+    """Return what etcdctl prints of the member here, as data."""
+    keys = [f"--cacert={PKI}/ca.crt", f"--cert={PKI}/host.crt", f"--key={PKI}/host.key"]
+    limits = ["--dial-timeout=2s", "--command-timeout=2s"]
+    return json.loads(
+        run("etcdctl", f"--endpoints=https://{address}:{port}", *keys, *limits, "--write-out=json", *words)
+    )
+
+
+def etcd_status(address: str, port: int) -> dict[str, Any]:
+    """Return what the member says of itself: its `id`, that of the `leader` or 0, and what it finds to be `wrong`."""
+    status = etcdctl(address, port, "endpoint", "status")[0]["Status"]
+    return {"id": status["header"]["member_id"], "leader": status.get("leader", 0), "wrong": status.get("errors", [])}
+
+
+def etcd_members(address: str, port: int) -> list[dict[str, Any]]:
+    """Return the members as the cluster knows them; it takes a quorum to tell."""
+    return [
+        {
+            "id": member["ID"],
+            "name": member.get("name", ""),
+            "peers": member.get("peerURLs", []),
+            "learner": member.get("isLearner", False),
+        }
+        for member in etcdctl(address, port, "member", "list")["members"]
+    ]
+
+
+# --- Redis
+
+
+def parse_information(text: str) -> dict[str, str]:
+    """Return what INFO prints by name; AnswerError where it is something else."""
+    found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
+    if "role" not in found:
+        raise AnswerError(text.strip().partition("\n")[0] or "an empty answer")
+    return found
+
+
+def redis(instance: str) -> dict[str, Any]:
+    """Return the part of an instance in its replication: `role`, and what belongs to a master or a replica."""
+    said = parse_information(run("/usr/local/sbin/redis-instance", "cli", instance, "INFO", "replication"))
+    if said["role"] == "master":
+        replicas = [
+            dict(pair.split("=", 1) for pair in value.split(","))
+            for name, value in said.items()
+            if re.fullmatch(r"slave\d+", name)
+        ]
+        return {
+            "role": "master",
+            "replicas": [
+                {
+                    "address": replica["ip"],
+                    "state": replica["state"],
+                    "lag": int(replica["lag"]),
+                    "bytes": max(0, int(said["master_repl_offset"]) - int(replica["offset"])),
+                }
+                for replica in replicas
+            ],
+        }
+    return {
+        "role": "replica",
+        "master": said["master_host"],
+        "link": said["master_link_status"],
+        "syncing": said.get("master_sync_in_progress") == "1",
+    }
+
+
+def sentinel(address: str, port: int) -> dict[str, dict[str, Any]]:
+    """Return by name the masters that Sentinel watches: `address`, `flags`, `quorum`, and how many it knows of whom."""
+    settings = SENTINEL_SETTINGS.read_text(encoding="utf-8")
+    password = next(line for line in settings.splitlines() if line.startswith("PASSWORD=")).partition("=")[2]
+    answer = run(
+        *("redis-cli", "-h", address, "-p", str(port), "--no-auth-warning", "--json", "SENTINEL", "MASTERS"),
+        environment={"REDISCLI_AUTH": shlex.split(password)[0]},
+    )
+    masters = json.loads(answer)
+    if not isinstance(masters, list):
+        raise AnswerError(answer.strip())
+    return {
+        master["name"]: {
+            "address": master["ip"],
+            "flags": sorted(set(master["flags"].split(",")) - {"master"}),
+            "quorum": int(master["quorum"]),
+            "sentinels": int(master["num-other-sentinels"]) + 1,
+            "replicas": int(master["num-slaves"]),
+        }
+        for master in masters
+    }
+
+
+# --- All of it
+
+
+def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Return what is to be asked of a host, by name.
+
+    Parameters:
+        asked: the module's parameters.
+    """
+    tiers, address, ports = asked["tiers"], asked["address"], asked["ports"]
+
+    def port(name: str) -> int:
+        return int(ports[name])
+
+    found: dict[str, Callable[[], Any]] = {
+        "units": lambda: units(asked["units"]),
+        "versions": lambda: versions(asked["packages"]),
+        "certificate": lambda: certificate(PKI / "host.crt"),
+        "disks": lambda: disks(asked["paths"]),
+    }
+    if "loadbalancer" in tiers:
+        found["balancer"] = lambda: balancer(address, port("http"))
+        found["served"] = lambda: served(address, port("https"))
+        if asked["engine"] == "haproxy":
+            found["balanced"] = balanced
+        if asked["virtual_address"]:
+            found["holds"] = lambda: holds(asked["virtual_address"])
+    if "app" in tiers:
+        # Here and not in its thread: it changes who the whole process is, for a moment.
+        console = enter(POOLER_USER, f"/run/postgresql/.s.PGSQL.{port('pgbouncer')}")
+        found["pooler"] = lambda: pooler(console)
+        found["egress"] = egress
+        found["ready"] = lambda: readiness(address, port("node_health"), asked["services"])
+        found["live"] = lambda: live_releases(asked["services"])
+    if "database" in tiers:
+        found["patroni"] = lambda: patroni(address, port("patroni"))
+        found["cluster"] = lambda: cluster(address, port("patroni"))
+        found["settings"] = lambda: settings(address, port("patroni"))
+    if "etcd" in tiers:
+        found["etcd"] = lambda: etcd_status(address, port("etcd_client"))
+        found["members"] = lambda: etcd_members(address, port("etcd_client"))
+    if "cache" in tiers:
+        for instance in asked["instances"]:
+            found[f"redis.{instance}"] = lambda instance=instance: redis(instance)
+    if "sentinel" in tiers:
+        found["sentinel"] = lambda: sentinel(address, port("sentinel"))
+    return found
+
+
+def reason(error: Exception) -> str:
+    """Return in a line why something could not be asked."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {SECONDS:g} s"
+    if isinstance(error, (AnswerError, HTTPException)) or (isinstance(error, OSError) and not error.strerror):
+        return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"an answer that is not understood ({type(error).__name__}: {error})"
+
+
+def ask(asked: dict[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Ask everything at the same time; return what was found, and why the rest was not, each by name."""
+    found: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = {name: pool.submit(question) for name, question in asked.items()}
+        for name, answer in answers.items():
+            try:
+                found[name] = answer.result()
+            except Exception as error:
+                # Whatever is wrong with one daemon, the others are told of; and that it is, is what was asked.
+                errors[name] = reason(error)
+    return found, errors
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    found, errors = ask(questions(module.params))
+    module.exit_json(changed=False, units=found.pop("units", {}), found=found, errors=errors)
+
+
+if __name__ == "__main__":
+    main()
