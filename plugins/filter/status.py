@@ -27,6 +27,7 @@ def status_asked(
     address: str,
     virtual_address: str,
     engine: str,
+    balancer_health: str,
     ports: Mapping[str, int],
     instances: list[str],
     services: list[Mapping],
@@ -40,6 +41,7 @@ def status_asked(
         address: its private address.
         virtual_address: the one that a load balancer holds; empty where there is none.
         engine: what balances the load.
+        balancer_health: the path at which it says that it works.
         ports: the table of ports.
         instances: the instances of Redis.
         services: those that run on it, of `services_list`.
@@ -55,6 +57,7 @@ def status_asked(
         "address": address,
         "virtual_address": virtual_address,
         "engine": engine,
+        "balancer_health": balancer_health,
         "ports": dict(ports),
         "services": [service["name"] for service in services],
         "instances": list(instances),

@@ -30,6 +30,10 @@ options:
     type: str
     choices: [haproxy, nginx]
     default: haproxy
+  balancer_health:
+    description: The path at which a load balancer says that it works.
+    type: str
+    default: /
   ports:
     description: The ports of the daemons, by name.
     type: dict
@@ -124,6 +128,7 @@ ARGUMENTS = {
     "address": {"type": "str", "required": True},
     "virtual_address": {"type": "str", "default": ""},
     "engine": {"type": "str", "choices": ["haproxy", "nginx"], "default": "haproxy"},
+    "balancer_health": {"type": "str", "default": "/"},
     "ports": {"type": "dict", "required": True},
     "services": {"type": "list", "elements": "str", "default": []},
     "instances": {"type": "list", "elements": "str", "default": []},
@@ -135,7 +140,6 @@ SECONDS = 3.0  # that one question may take
 PKI = Path("/etc/terrace/pki")
 BALANCER_SOCKET = "/run/haproxy-lb/admin.sock"
 NODE_SOCKET = "/run/haproxy-node/admin.sock"
-BALANCER_PATH = "/.well-known/terrace/balancer"
 SENTINEL_SETTINGS = Path("/etc/redis/sentinel.env")
 POOLER_USER = "postgres"
 # Ours: of those that do not have to run, the failed ones are told.
@@ -284,8 +288,8 @@ def disks(paths: list[str]) -> dict[str, int]:
 
 
 def holds(address: str) -> bool:
-    """Tell whether an address is on one of the host's interfaces."""
-    links = json.loads(run("ip", "-json", "address"))
+    """Tell whether the network reaches the host at an address; one that waits for it may have it on its loopback."""
+    links = [link for link in json.loads(run("ip", "-json", "address")) if "LOOPBACK" not in link.get("flags", [])]
     return any(each.get("local") == address for link in links for each in link.get("addr_info", []))
 
 
@@ -310,11 +314,11 @@ def servers(path: str) -> dict[str, dict[str, bool]]:
     return parse_servers(answer.decode(errors="replace"))
 
 
-def balancer(address: str, port: int) -> bool:
+def balancer(address: str, port: int, path: str) -> bool:
     """Tell that a load balancer answers; AnswerError where it does not as it should."""
-    status, _ = fetch(address, port, BALANCER_PATH)
+    status, _ = fetch(address, port, path)
     if status != 200:
-        raise AnswerError(f"{BALANCER_PATH} answers with status {status}")
+        raise AnswerError(f"{path} answers with status {status}")
     return True
 
 
@@ -618,7 +622,7 @@ def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         "disks": lambda: disks(asked["paths"]),
     }
     if "loadbalancer" in tiers:
-        found["balancer"] = lambda: balancer(address, port("http"))
+        found["balancer"] = lambda: balancer(address, port("http"), asked["balancer_health"])
         found["served"] = lambda: served(address, port("https"))
         if asked["engine"] == "haproxy":
             found["balanced"] = balanced

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 DAYS = 30  # fewer are wrong: site.yml renews certificates long before
@@ -211,6 +211,10 @@ class Status:
                 unit["active"] == "active" and unit["restarted"] >= RESTARTS and unit["seconds"] < YOUNG
             ):
                 yield Problem(host.name, f"{name} ends and is started again, {unit['restarted']} times by now", see)
+            elif wanted and unit["active"] == "activating":
+                yield Problem(
+                    host.name, f"{name} is still about to start", f"wait; `journalctl -u {name}` there says for what"
+                )
             elif wanted and unit["active"] not in ("active", "reloading"):
                 yield Problem(host.name, f"{name} is {unit['active']}", f"`systemctl start {name}` there, or {SITE}")
         if host.units:
@@ -602,7 +606,7 @@ class Status:
         """Return everything as data, as `make status FORMAT=json` prints it."""
         return {
             "healthy": self.healthy,
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": [str(problem) for problem in self.problems],
             "address": {"virtual": self.declared["virtual_address"] or None, "holders": self.holders},
             "hosts": [
                 {

@@ -303,6 +303,34 @@ def wait_until_ready(timeout: float) -> None:
     wait(ready, timeout, "every service ready on every node", pause=1)
 
 
+def status() -> tuple[int, dict]:
+    """Return how the lab is, as `make status FORMAT=json` tells it: the exit code of the run, and what it printed.
+
+    The code is 0 where all is healthy and 3 where something is wrong; AssertionError where neither can be told.
+    """
+    done = subprocess.run(
+        [ROOT / ".venv/bin/ansible-playbook", f"--inventory={INVENTORY}", "--extra-vars=status_format=json",
+         "playbooks/status.yml"],
+        cwd=ROOT,
+        env=environment() | {"ANSIBLE_STDOUT_CALLBACK": "lines"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def wait_until_healthy(timeout: float) -> dict:
+    """Wait until nothing is wrong with the lab and return its status; AssertionError with the problems otherwise."""
+    end = time.monotonic() + timeout
+    while True:
+        code, told = status()
+        if code == 0:
+            return told
+        assert time.monotonic() < end, "\n".join(told["problems"])
+
+
 class Load:
     """Clients on kept connections, until stopped. Bounded in number and time.
 

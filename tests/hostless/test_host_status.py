@@ -180,9 +180,11 @@ def test_disks(tmp_path):
 
 
 def test_who_holds_an_address(program):
-    program("ip", """echo '[{"ifname":"lo","addr_info":[{"local":"127.0.0.1"},{"local":"10.77.0.10"}]},{}]'""")
-    assert module.holds("10.77.0.10")
-    assert not module.holds("10.77.0.1")
+    """Those that wait for it have it on their loopback interface, where nobody else reaches it."""
+    loopback = '{"flags":["LOOPBACK","UP"],"addr_info":[{"local":"127.0.0.1"},{"local":"10.77.0.10"}]}'
+    program("ip", f"""echo '[{loopback},{{"flags":["UP"],"addr_info":[{{"local":"10.77.0.11"}}]}},{{}}]'""")
+    assert module.holds("10.77.0.11")
+    assert not module.holds("10.77.0.10")
 
 
 # HAProxy
@@ -226,9 +228,10 @@ def test_what_a_node_proxy_leads_to(listen, monkeypatch):
 
 
 def test_what_a_load_balancer_answers(web):
-    assert module.balancer("127.0.0.1", web({module.BALANCER_PATH: (200, "ok")}))
-    with pytest.raises(module.AnswerError, match=r"answers with status 503$"):
-        module.balancer("127.0.0.1", web({module.BALANCER_PATH: (503, "")}))
+    port = web({"/good": (200, "ok"), "/bad": (503, "")})
+    assert module.balancer("127.0.0.1", port, "/good")
+    with pytest.raises(module.AnswerError, match=r"^/bad answers with status 503$"):
+        module.balancer("127.0.0.1", port, "/bad")
 
 
 def test_readiness(web):
@@ -294,7 +297,11 @@ def test_a_pooler_that_is_paused_as_a_whole(listen):
 
 
 def test_a_pooler_that_refuses(listen):
-    path = listen(lambda client: client.sendall(message(b"E", b"SFATAL\0C08P01\0Mno such user\0\0")))
+    def serve(client: socket.socket) -> None:
+        client.recv(1000)
+        client.sendall(message(b"E", b"SFATAL\0C08P01\0Mno such user\0\0"))
+
+    path = listen(serve)
     with pytest.raises(module.AnswerError, match=r"^no such user$"):
         module.pooler(connect(path))
 
@@ -460,6 +467,7 @@ def test_each_tier_is_asked_for_what_it_runs():
     def asked(*tiers: str, **other: object) -> set[str]:
         given = {
             "tiers": list(tiers), "address": "127.0.0.1", "virtual_address": "", "engine": "haproxy", "ports": ports,
+            "balancer_health": "/",
             "services": [], "instances": ["cache"], "units": [], "packages": [], "paths": [],
         }  # fmt: skip
         return set(module.questions(given | other)) - {"units", "versions", "certificate", "disks"}

@@ -24,7 +24,16 @@ def here() -> dict:
 
 def asked(tiers: list[str], virtual: str = "", engine: str = "haproxy", services=(), first=None) -> dict:
     return status.status_asked(
-        tiers, ADDRESS, virtual, engine, {"http": 80}, ["cache", "queue"], list(services), first or {}, "app1"
+        tiers,
+        ADDRESS,
+        virtual,
+        engine,
+        "/health",
+        {"http": 80},
+        ["cache", "queue"],
+        list(services),
+        first or {},
+        "app1",
     )
 
 

@@ -54,6 +54,13 @@ def test_a_run_that_changes_nothing_is_short():
     assert lab.host_tasks()["solo1"] <= 60
 
 
+def test_it_is_healthy():
+    told = lab.wait_until_healthy(timeout=60)
+    assert told["address"] == {"virtual": None, "holders": []}
+    assert (told["postgresql"]["primary"], told["etcd"]["leader"]) == ("solo1", "solo1")
+    assert {name: its["master"] for name, its in told["redis"].items()} == {"cache": "solo1", "queue": "solo1"}
+
+
 def test_its_environment_is_kept_outside_of_inventory():
     assert lab.ROOT / "inventory" not in lab.INVENTORY.parents
     assert (lab.INVENTORY.parents[1] / ".terrace/releases/users").is_dir()
