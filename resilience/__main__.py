@@ -80,8 +80,10 @@ def run(environment: Environment, faults: list[Fault], runs: int, rate: float, f
                 for fault in faults:
                     if runs > 1:
                         say(f"run {number + 1} of {runs}")
-                    session.perform(fault)
+                    outcome = session.perform(fault)
                     write_page(folder)
+                    if outcome.problems and not outcome.at:
+                        raise RefusedError(f"stopped before {fault.name}: {outcome.problems[0]}")
     except KeyboardInterrupt:
         say("interrupted; what was broken has been mended, or is going to be by its host")
         return False

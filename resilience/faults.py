@@ -74,6 +74,9 @@ class Fault:
     watched: float = 20.0
     probed: bool = False
 
+    def __str__(self) -> str:
+        return self.name
+
     def unfit(self, fleet: Fleet) -> str:
         """Return why this fault says nothing in an environment; empty where it does."""
         for group, count in self.needs.items():

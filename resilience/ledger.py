@@ -73,9 +73,9 @@ class Ledger:
         if write:
             self._add("unknown", vars(write))
 
-    def event(self, name: str, at: float, **more: Any) -> None:
+    def event(self, event: str, at: float, /, **more: Any) -> None:
         """Keep that something happened."""
-        self._add("events", {"event": name, "at": at, **more})
+        self._add("events", {"event": event, "at": at, **more})
 
     def _add(self, entry: str, values: dict) -> None:
         self._file.write(json.dumps({"entry": entry, **values}) + "\n")

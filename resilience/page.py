@@ -37,7 +37,7 @@ FIGURES = {
     "probe_lost": "writes lost that a client on the host made",
 }
 # How wide a drawing is in its own units, and what is beside it.
-WIDTH, LEFT, RIGHT = 1000, 132, 12
+WIDTH, LEFT, RIGHT = 1000, 200, 22
 # Answers in seconds that the scale of latency begins and ends with.
 FASTEST, SLOWEST = 0.002, 60.0
 LEVELS = (0.01, 0.1, 1.0, 10.0)
@@ -126,11 +126,11 @@ class Drawing:
         """Draw how many requests there were a second, by outcome; return where the drawing ends."""
         parts = slices(self._samples, self._begin, self._end, self._step)
         most = max((part.good + part.refused + part.failed for part in parts), default=0) / self._step
-        scale = height / max(most, 1)
-        self._text(LEFT - 10, top + 4, f"{most:.0f}/s")
+        # A tenth of it stays free, so that a spike is seen as one.
+        scale = height / max(most * 1.1, 1)
+        self._text(LEFT - 10, top + height - most * scale + 4, f"{most:.0f}/s")
         self._text(LEFT - 10, top + height, "0")
         self._text(10, top + height / 2, "requests", "lane", "start")
-        self._add(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{top}" y2="{top}"/>')
         for part in parts:
             y = top + height
             x, width = self._x(part.begin), self._x(part.begin + self._step) - self._x(part.begin)
@@ -138,8 +138,7 @@ class Drawing:
                 if count := getattr(part, outcome):
                     tall = round(max(count / self._step * scale, 1.5 if outcome != "good" else 0), 2)
                     y -= tall
-                    wide = f"{max(width - 0.4, 0.5):.2f}"
-                    self._add(f'<rect class="{outcome}" x="{x}" y="{y:.2f}" width="{wide}" height="{tall}"/>')
+                    self._add(f'<rect class="{outcome}" x="{x}" y="{y:.2f}" width="{width:.2f}" height="{tall}"/>')
         self._base(top + height)
         return top + height
 
@@ -148,7 +147,7 @@ class Drawing:
         for number, kind in enumerate(KINDS):
             y = top + number * 18
             of = [sample for sample in self._samples if sample.kind == kind]
-            self._text(10, y + 10, LABELS[kind], "lane small", "start")
+            self._text(10, y + 10, LABELS[kind], "lane", "start")
             # Neighbours of one colour are drawn as one.
             runs: list[list] = []
             for part in slices(of, self._begin, self._end, self._step):

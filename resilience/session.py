@@ -141,8 +141,8 @@ class Session:
             checks.begin_probe(self.fleet, target.host, BEFORE + fault.held + fault.watched)
         self._pass_time(BEFORE)
         self.ledger.event("fault", time.time(), fault=fault.name, target=str(target))
-        outcome.at = fault.inject(self.fleet, target)
         try:
+            outcome.at = fault.inject(self.fleet, target)
             self._pass_time(outcome.at + fault.held - self.load.now())
         finally:
             # Also when somebody interrupts: nobody else gives a host its power back.
@@ -152,9 +152,13 @@ class Session:
             self.ledger.event("healed", time.time(), fault=fault.name)
         self._say(f"{fault.name}: mended, or left to itself, after {outcome.healed - outcome.at:.0f} s")
         self._pass_time(fault.watched)
-        well = self._wait_until_well(WELL, since=outcome.healed)
+        well = None
+        try:
+            well = self._wait_until_well(WELL, since=outcome.healed)
+        except HostError as error:
+            outcome.problems.append(str(error))
         outcome.end = self.load.now()
-        self._judge(fault, outcome, well)
+        self._judge(outcome, well)
         if fault.probed:
             outcome.figures |= checks.end_probe(self.fleet, target.host, outcome.at)
         for limit in fault.limits:
@@ -165,7 +169,7 @@ class Session:
             self._say(f"{fault.name}: running site.yml, which is to change nothing")
             outcome.problems += [f"site.yml: {line}" for line in checks.unsettled(self.fleet)]
 
-    def _judge(self, fault: Fault, outcome: Outcome, well: float) -> None:
+    def _judge(self, outcome: Outcome, well: float | None) -> None:
         outcome.figures = analysis.figures(list(self.load.samples), outcome.at, outcome.healed, outcome.end)
         outcome.figures["well"] = well
         verdict = checks.verify(self.fleet, ledger.read(self.ledger.path), self.name)
