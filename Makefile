@@ -97,6 +97,13 @@ ssh: setup ## Open a shell on a host (HOST=, ENV=)
 	    && test -x .terrace/ssh/$(HOST) || { cat .terrace/ssh/log; echo "terrace: $(ENV) has no host '$(HOST)'" >&2; exit 1; }
 	@.terrace/ssh/$(HOST)
 
+.PHONY: resilience resilience-report
+resilience: setup ## Break an environment under load, one part at a time, and report what clients saw (ENV=, FAULTS=, RUNS=1, CONFIRM=)
+	@$(BIN)/python -m resilience --inventory='$(ENV)' --faults='$(FAULTS)' --runs='$(or $(RUNS),1)' --rate='$(or $(RATE),40)' \
+	    --confirm='$(CONFIRM)'
+resilience-report: setup ## Write what runs of make resilience measured into docs/resilience.md (FROM= folders; the newest)
+	@$(BIN)/python -m resilience.document $(FROM)
+
 .PHONY: lint
 lint: setup ## Check Ansible, YAML and Python
 	@yamllint --strict .
