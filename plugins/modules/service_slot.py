@@ -107,6 +107,8 @@ from ansible.module_utils.systemd_unit import Unit, UnitError
 RUNNING = ("active", "activating", "reloading", "deactivating")
 CRASHES = 4  # so many starts in a row that ended by themselves mean that the release does not work here
 POLL_SECONDS = 0.2
+# The node proxy's backends that lead to the same slots as that of the service.
+SHARING = ("write", "local", "any")
 # srv_admin_state of `show servers state`: forced maintenance (1) and forced drain (8).
 FORCED = 0x01 | 0x08
 
@@ -220,7 +222,7 @@ class Proxy:
 
     Parameters:
         path: the socket.
-        service: the service; its backend has its name, and SERVICE.local follows that one.
+        service: the service; its backend has its name, and those that share its slots follow that one.
     """
 
     def __init__(self, path: str, service: str) -> None:
@@ -258,7 +260,7 @@ class Proxy:
         """
         rows = parse_rows(self.ask("show stat -1 4 -1"), ",")
         stat = {row["svname"]: row for row in rows if row["pxname"] == self.backend}
-        local = {row["svname"]: row for row in rows if row["pxname"] == f"{self.backend}.local"}
+        backends = (self.backend, *(f"{self.backend}.{end}" for end in SHARING))
         state = {row["srv_name"]: row for row in parse_rows(self.ask(f"show servers state {self.backend}"), " ")}
         if not all(slot in stat and slot in state for slot in SLOTS):
             raise SlotError(
@@ -269,7 +271,9 @@ class Proxy:
             slot: Server(
                 status=stat[slot]["status"],
                 check=stat[slot]["check_status"],
-                sessions=sum(int(rows[slot]["scur"] or 0) for rows in (stat, local) if slot in rows),
+                sessions=sum(
+                    int(row["scur"] or 0) for row in rows if row["svname"] == slot and row["pxname"] in backends
+                ),
                 forced=bool(int(state[slot]["srv_admin_state"]) & FORCED),
             )
             for slot in SLOTS

@@ -125,7 +125,10 @@ def test_from_every_state_one_run_ends_it_and_never_leaves_nothing(live):
 STAT = """# pxname,svname,qcur,qmax,scur,status,check_status,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,
 orders,blue,0,0,3,UP,L7OK,0,10,1,2,99,
 orders,green,0,0,0,DOWN,L4CON,0,0,0,0,0,
-orders.local,blue,0,0,0,UP,,0,1,0,0,5,
+orders.write,blue,0,0,4,UP,,0,6,0,0,0,
+orders.local,blue,0,0,1,UP,,0,1,0,0,5,
+orders.any,blue,0,0,2,UP,,0,0,0,0,0,
+orders.peers,app2,0,0,0,UP,,0,0,0,0,0,
 users,blue,0,0,0,UP,L7OK,0,1000,0,0,0,
 
 """
@@ -153,9 +156,17 @@ def test_check_mode_expects_what_the_tasks_before_would_install(tmp_path, releas
 
 
 def test_rows_of_the_node_proxy():
-    assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", "UP", "UP"]
+    assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", *["UP"] * 5]
     assert [row["srv_admin_state"] for row in slot.parse_rows(STATE, " ")] == ["8", "0"]
     assert slot.parse_rows("No such proxy.\n", ",") == []
+
+
+def test_a_slot_has_the_requests_of_every_backend_that_leads_to_it(monkeypatch):
+    """A flip waits for writes, for what a peer passed on, and for what came while nothing was ready."""
+    monkeypatch.setattr(slot.Proxy, "ask", lambda _, command: STAT if command.startswith("show stat") else STATE)
+    found = slot.Proxy("/nonexistent", "orders").servers()
+    assert (found["blue"].sessions, found["green"].sessions) == (3 + 4 + 1 + 2, 0)
+    assert (found["blue"].forced, found["green"].forced) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +189,7 @@ def test_only_a_passed_check_is_ready(status, check, ready):
 
 def test_liveness_counts_answers_of_the_slot_itself():
     """Status 5xx does not count: the proxy writes such answers for a slot that hangs."""
-    assert liveness.parse_stat(STAT, "orders", "blue") == ("UP", 14)
+    assert liveness.parse_stat(STAT, "orders", "blue") == ("UP", 20)
     assert liveness.parse_stat(STAT, "unknown", "blue") is None
     assert liveness.parse_stat("No such proxy.\n", "orders", "blue") is None
     assert liveness.parse_stat("", "orders", "blue") is None

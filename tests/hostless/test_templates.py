@@ -491,6 +491,37 @@ def test_peers_are_the_other_nodes(ha, single):
     assert [line for line in node["backend", "shop.peers from http"] if line.startswith("server ")] == []
 
 
+def test_writes_are_bounded_where_they_may_have_to_wait(ha, lab):
+    """They follow what is known of the slots and of the peers, and ask nothing themselves."""
+    node = sections(next(f for f in ha.files if (f.host, f.path) == ("app2", "/etc/haproxy/node.cfg")))
+    for name, bound in (("shop", 4), ("stock", 32), ("search-index", 32)):
+        written = node["backend", f"{name}.write from http"]
+        assert "timeout queue 3s" in written
+        assert not [line for line in written if "check" in line]
+        write, main = (
+            [line for line in node["backend", f"{name}{end} from http"] if line.startswith("server ")]
+            for end in (".write", "")
+        )
+        socket = f"unix@/run/terrace/{name}"
+        assert write == [
+            f"server blue {socket}/blue.sock track {name}/blue maxconn {bound}",
+            f"server green {socket}/green.sock track {name}/green maxconn {bound}",
+            *main[2:],
+        ]
+        # A write that made its hop and finds no slot must not meet the peers in this backend.
+        assert [line for line in node["frontend", f"{name} from http"] if ".write" in line] == [
+            f"use_backend {name}.write if !{{ method GET HEAD OPTIONS }} {{ nbsrv({name}.local) gt 0 }}"
+        ]
+    assert ".write" not in text(lab, "app1", "/etc/haproxy/node.cfg").split("frontend httpbin")[1].split("frontend")[0]
+
+
+def test_a_503_to_a_write_is_not_asked_for_again(ha):
+    balancer = sections(next(f for f in ha.files if (f.host, f.path) == ("lb1", "/etc/haproxy/lb.cfg")))
+    for end, wanted in (("", " 503"), (".body", "")):
+        lines_ = balancer["backend", f"shop{end} from http"]
+        assert f"retry-on conn-failure empty-response response-timeout{wanted}" in lines_
+
+
 def test_routes_of_the_load_balancer(single):
     [file] = files(single, "/etc/haproxy/lb.routes.map")
     assert lines(file) == [
