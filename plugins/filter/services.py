@@ -171,10 +171,17 @@ def services_ingress(here: list[dict], groups: Mapping[str, list[str]], hostvars
             "host_header": next((route["host"] for route in service["routes"] if route["host"]), "localhost"),
             "timeout_request": service["timeout"]["request"],
             "timeout_stop": service["timeout"]["stop"],
+            **{key: service[key] for key in ("interface", "workers", "threads", "memory")},
+            "writes": service["writes"] if service["writes"] != "auto" or _waits(service) else 0,
             "peers": _from(members(service["on"], groups, hostvars), node)[1 : CALLED + 1],
         }
         for service in here
     ]
+
+
+def _waits(service: Mapping) -> bool:
+    """Return whether there is something that a write of a service may have to wait for."""
+    return bool(service["database"] is not None or service["queue"] or service["needs"])
 
 
 def _from(nodes: list[dict], name: str) -> list[dict]:

@@ -44,6 +44,9 @@ POOLER_LEAST, POOLER_MOST = 1000, 8000  # of the 16,384 descriptors of its unit
 SERVER_BASE = 64
 WORKER = 64
 
+# Writes that an ASGI worker gets at once: less than half of the 40 threads that Starlette runs plain functions in.
+ASGI_WRITES = 16
+
 DATABASE_WEIGHT, CACHE_WEIGHT = 2, 1
 PROXIES = (("loadbalancer", "lb", "the load balancer"), ("app", "node", "the node proxy"))
 DAEMONS = (("etcd", "etcd", ETCD), ("sentinel", "Redis Sentinel", SENTINEL), ("database", "Patroni", PATRONI))
@@ -74,6 +77,38 @@ def services_sized(services: list[Mapping], cpus: int) -> list[dict[str, Any]]:
     """
     return [
         {**service, "workers": service_workers(service["workers"], _mebibytes(service["memory"]), cpus)}
+        for service in services
+    ]
+
+
+def slot_writes(service: Mapping) -> int:
+    """Return how many writes a slot gets at once, so that those that wait for a database leave it room for reads.
+
+    A server spreads requests over its workers by chance. With WSGI a write holds a thread: with one less than a worker
+    has no worker is ever full of them. That is little for many workers, so a quarter of all threads is allowed, with
+    which one seldom is. With ASGI a write holds a thread only where its route is a plain function: Starlette has
+    40 for them in each worker.
+
+    Parameters:
+        service: its `interface`, and as numbers its `workers` and `threads`.
+    """
+    workers, threads = int(service["workers"]), int(service["threads"])
+    if service["interface"] == "asgi":
+        return ASGI_WRITES * workers
+    return max(1, threads - 1, workers * threads // 4)
+
+
+def services_bounded(services: list[Mapping], cpus: int) -> list[dict[str, Any]]:
+    """Return services with a number of `writes` each; 0, or none given, is no bound.
+
+    Parameters:
+        services: each with `writes`; where that is `auto`, what `slot_writes` and `services_sized` take.
+        cpus: those of the host.
+    """
+    return [
+        {**service, "writes": slot_writes(services_sized([service], cpus)[0])}
+        if service.get("writes") == "auto"
+        else {**service, "writes": int(service.get("writes") or 0)}
         for service in services
     ]
 
@@ -274,5 +309,5 @@ class FilterModule:
     """The filters of this file, for Ansible."""
 
     def filters(self) -> dict:
-        names = (host_plan, postgresql_sizes, redis_sizes, services_load, services_sized)
+        names = (host_plan, postgresql_sizes, redis_sizes, services_bounded, services_load, services_sized)
         return {function.__name__: function for function in names}

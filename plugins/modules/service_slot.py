@@ -97,7 +97,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -107,6 +107,10 @@ from ansible.module_utils.systemd_unit import Unit, UnitError
 RUNNING = ("active", "activating", "reloading", "deactivating")
 CRASHES = 4  # so many starts in a row that ended by themselves mean that the release does not work here
 POLL_SECONDS = 0.2
+# The node proxy's backends that lead to a service's slots, by what follows its name. Those that are checked have states
+# of their own; that of writes is not there where writes have no bound.
+CHECKED = ("", ".write")
+LEADING = (*CHECKED, ".local", ".any")
 # srv_admin_state of `show servers state`: forced maintenance (1) and forced drain (8).
 FORCED = 0x01 | 0x08
 
@@ -198,7 +202,8 @@ class Server:
     """What the node proxy knows of one slot.
 
     status: as in its statistics, such as "UP", "UP 1/2", "DOWN", "DRAIN". check: the outcome of the last check, such
-    as "L7OK". sessions: how many requests are running. forced: whether someone put it into drain or maintenance.
+    as "L7OK". Where its backends differ, both are those of one that is not ready. sessions: how many requests are
+    running. forced: whether someone put it into drain or maintenance.
     """
 
     status: str
@@ -220,7 +225,7 @@ class Proxy:
 
     Parameters:
         path: the socket.
-        service: the service; its backend has its name, and SERVICE.local follows that one.
+        service: the service; its backend has its name, and others that lead to its slots begin with it.
     """
 
     def __init__(self, path: str, service: str) -> None:
@@ -246,34 +251,45 @@ class Proxy:
         return answer.decode(errors="replace")
 
     def tell(self, slot: str, setting: str) -> None:
-        """Change a setting of a slot's server, such as "state drain"."""
-        answer = self.ask(f"set server {self.backend}/{slot} {setting}").strip()
-        if answer:
-            raise SlotError(f"the node proxy refused `set server {self.backend}/{slot} {setting}`: {answer}")
+        """Change a setting of a slot's server, such as "state drain", in every backend where it has one of its own."""
+        known = {row["be_name"] for row in parse_rows(self.ask("show servers state"), " ")}
+        for end in CHECKED:
+            if end and self.backend + end not in known:
+                continue
+            command = f"set server {self.backend}{end}/{slot} {setting}"
+            if answer := self.ask(command).strip():
+                raise SlotError(f"the node proxy refused `{command}`: {answer}")
 
     def servers(self) -> dict[str, Server]:
         """Return the servers of the service by slot.
 
         Raises SlotError where the proxy does not know the service.
         """
-        rows = parse_rows(self.ask("show stat -1 4 -1"), ",")
-        stat = {row["svname"]: row for row in rows if row["pxname"] == self.backend}
-        local = {row["svname"]: row for row in rows if row["pxname"] == f"{self.backend}.local"}
-        state = {row["srv_name"]: row for row in parse_rows(self.ask(f"show servers state {self.backend}"), " ")}
-        if not all(slot in stat and slot in state for slot in SLOTS):
+        stat = {
+            (row["pxname"], row["svname"]): row
+            for row in parse_rows(self.ask("show stat -1 4 -1"), ",")
+            if row["pxname"] in [self.backend + end for end in LEADING] and row["svname"] in SLOTS
+        }
+        state = {
+            (row["be_name"], row["srv_name"]): int(row["srv_admin_state"])
+            for row in parse_rows(self.ask("show servers state"), " ")
+        }
+        if not all((self.backend, slot) in stat and (self.backend, slot) in state for slot in SLOTS):
             raise SlotError(
                 f"the node proxy knows no backend {self.backend} with the servers {' and '.join(SLOTS)}: "
                 "its configuration comes from site.yml, which has to run before"
             )
-        return {
-            slot: Server(
-                status=stat[slot]["status"],
-                check=stat[slot]["check_status"],
-                sessions=sum(int(rows[slot]["scur"] or 0) for rows in (stat, local) if slot in rows),
-                forced=bool(int(state[slot]["srv_admin_state"]) & FORCED),
-            )
-            for slot in SLOTS
-        }
+        return {slot: self._server(slot, stat, state) for slot in SLOTS}
+
+    def _server(self, slot: str, stat: dict[tuple[str, str], dict], state: dict[tuple[str, str], int]) -> Server:
+        own = [(self.backend + end, slot) for end in CHECKED if (self.backend + end, slot) in stat]
+        found = [Server(stat[key]["status"], stat[key]["check_status"], 0, False) for key in own]
+        shown = next((server for server in found if not server.ready), found[0])
+        return replace(
+            shown,
+            sessions=sum(int(row["scur"] or 0) for (_, name), row in stat.items() if name == slot),
+            forced=any(state.get(key, 0) & FORCED for key in own),
+        )
 
 
 class Service:

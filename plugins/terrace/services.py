@@ -365,6 +365,8 @@ def _sizes(service: Mapping) -> Iterator[Finding]:
     ):
         if value != "auto" and value < 1:
             yield key, f"is {value}; has to be 1 or more"
+    if (writes := service.get("writes", 0)) != "auto" and writes < 0:
+        yield "writes", f"is {writes}; has to be 0 or more"
 
 
 def _route(route: Mapping, place: str) -> Iterator[Finding]:

@@ -125,7 +125,10 @@ def test_from_every_state_one_run_ends_it_and_never_leaves_nothing(live):
 STAT = """# pxname,svname,qcur,qmax,scur,status,check_status,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,
 orders,blue,0,0,3,UP,L7OK,0,10,1,2,99,
 orders,green,0,0,0,DOWN,L4CON,0,0,0,0,0,
-orders.local,blue,0,0,0,UP,,0,1,0,0,5,
+orders.write,blue,0,0,4,UP,L7OK,0,6,0,0,0,
+orders.local,blue,0,0,1,UP,,0,1,0,0,5,
+orders.any,blue,0,0,2,UP,,0,0,0,0,0,
+orders.peers,app2,0,0,0,UP,,0,0,0,0,0,
 users,blue,0,0,0,UP,L7OK,0,1000,0,0,0,
 
 """
@@ -133,6 +136,8 @@ STATE = """1
 # be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state
 3 orders 1 blue - 2 8
 3 orders 2 green - 0 0
+4 orders.write 1 blue - 2 0
+5 orders.local 1 blue - 2 16
 """
 
 
@@ -153,9 +158,57 @@ def test_check_mode_expects_what_the_tasks_before_would_install(tmp_path, releas
 
 
 def test_rows_of_the_node_proxy():
-    assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", "UP", "UP"]
-    assert [row["srv_admin_state"] for row in slot.parse_rows(STATE, " ")] == ["8", "0"]
+    assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", *["UP"] * 5]
+    assert [row["srv_admin_state"] for row in slot.parse_rows(STATE, " ")] == ["8", "0", "0", "16"]
     assert slot.parse_rows("No such proxy.\n", ",") == []
+
+
+class NodeProxy(slot.Proxy):
+    """A node proxy that knows the servers of `stat` and `state`, and notes what it is told."""
+
+    def __init__(self, service: str, stat: str = STAT, state: str = STATE) -> None:
+        super().__init__("/nonexistent", service)
+        self.stat, self.state, self.told = stat, state, []
+
+    def ask(self, command: str) -> str:
+        if command.startswith("show "):
+            return self.stat if command.startswith("show stat") else self.state
+        self.told.append(command)
+        backend = command.split()[2].split("/")[0]
+        return "\n" if re.search(rf"^\d+ {re.escape(backend)} ", self.state, re.MULTILINE) else "No such backend.\n"
+
+
+def test_a_slot_has_the_requests_of_every_backend_that_leads_to_it():
+    """A flip waits for writes, for what a peer passed on, and for what came while nothing was ready."""
+    found = NodeProxy("orders").servers()
+    assert (found["blue"].sessions, found["green"].sessions) == (3 + 4 + 1 + 2, 0)
+    assert (found["blue"].forced, found["green"].forced) == (True, False)
+    with pytest.raises(slot.SlotError, match="knows no backend users"):
+        NodeProxy("users").servers()
+
+
+@pytest.mark.parametrize("state", ["DOWN,L7STS", "UP 1/3,L4CON", "DRAIN,L7OK", "UP,INI"])
+def test_a_slot_is_ready_when_it_takes_writes_too(state):
+    stat = STAT.replace("orders.write,blue,0,0,4,UP,L7OK", f"orders.write,blue,0,0,4,{state}")
+    assert NodeProxy("orders").servers()["blue"].ready
+    found = NodeProxy("orders", stat).servers()["blue"]
+    assert (found.ready, f"{found.status},{found.check}") == (False, state)
+
+
+def test_a_drain_left_in_one_backend_is_seen():
+    state = STATE.replace("blue - 2 8", "blue - 2 0").replace("orders.write 1 blue - 2 0", "orders.write 1 blue - 2 8")
+    assert NodeProxy("orders", state=state).servers()["blue"].forced
+
+
+def test_both_checked_backends_are_told():
+    proxy = NodeProxy("orders")
+    proxy.tell("blue", "state drain")
+    assert proxy.told == ["set server orders/blue state drain", "set server orders.write/blue state drain"]
+    unbounded = NodeProxy("orders", state=STATE.replace("orders.write", "other"))
+    unbounded.tell("blue", "state drain")
+    assert unbounded.told == ["set server orders/blue state drain"]
+    with pytest.raises(slot.SlotError, match="refused `set server users/blue state drain`: No such backend"):
+        NodeProxy("users").tell("blue", "state drain")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +231,7 @@ def test_only_a_passed_check_is_ready(status, check, ready):
 
 def test_liveness_counts_answers_of_the_slot_itself():
     """Status 5xx does not count: the proxy writes such answers for a slot that hangs."""
-    assert liveness.parse_stat(STAT, "orders", "blue") == ("UP", 14)
+    assert liveness.parse_stat(STAT, "orders", "blue") == ("UP", 20)
     assert liveness.parse_stat(STAT, "unknown", "blue") is None
     assert liveness.parse_stat("No such proxy.\n", "orders", "blue") is None
     assert liveness.parse_stat("", "orders", "blue") is None

@@ -21,8 +21,8 @@ PORTS = {"ssh": 22, "postgresql": 5432, "node_primary": 5432, "node_health": 840
 GROUPS = {"all": ["a1", "a2", "d1"], "app": ["a1", "a2"], "jobs": ["a2"], "database": ["d1"], "none": []}
 MINIMAL = {"source": {"path": "x"}, "app": "x:app", "interface": "asgi", "port": 8001}
 KEYS = (
-    "source, version, app, interface, server, workers, threads, port, routes, health, timeout, memory, body, needs, "
-    "database, cache, queue, environment, secrets, processes, schedule, on"
+    "source, version, app, interface, server, workers, threads, writes, port, routes, health, timeout, memory, body, "
+    "needs, database, cache, queue, environment, secrets, processes, schedule, on"
 )
 
 
@@ -153,6 +153,7 @@ def test_nothing_wrong():
         "server": "granian",
         "workers": 3,
         "threads": 2,
+        "writes": 3,
         "routes": [{"host": "a.example.com", "path": "/a"}, {"path": "/"}],
         "health": {"live": "/l?x=1", "ready": "/r"},
         "timeout": {"request": 1, "stop": 2},
@@ -207,6 +208,8 @@ def test_nothing_wrong():
         ({"health": {"ready": "/a b"}}, "health.ready: is '/a b'; has to be a path, starting with /"),
         ({"workers": 0}, "workers: is 0; has to be 1 or more"),
         ({"threads": 0}, "threads: is 0; has to be 1 or more"),
+        ({"writes": -1}, "writes: is -1; has to be 0 or more"),
+        ({"writes": "some"}, "writes: is 'some'; has to be a whole number or auto"),
         ({"timeout": {"request": 0}}, "timeout.request: is 0; has to be 1 or more"),
         ({"timeout": {"stop": -1}}, "timeout.stop: is -1; has to be 1 or more"),
         ({"database": {"pool": 0}}, "database.pool: is 0; has to be 1 or more"),
@@ -367,6 +370,7 @@ def test_defaults():
             "server": "gunicorn",
             "workers": "auto",
             "threads": 4,
+            "writes": "auto",
             "port": port,
             "routes": [],
             "health": {"live": "/healthz", "ready": "/readyz"},
@@ -520,6 +524,7 @@ def test_ingress_of_a_node():
     declared = listed(
         a={"routes": [{"path": "/a"}, {"host": "H.example.com"}], "timeout": {"stop": 9}}, b={"on": "jobs"}
     )
+    size = {"interface": "asgi", "workers": "auto", "threads": 4, "memory": "512M", "writes": 0}
     assert services.services_ingress(declared, GROUPS, ADDRESSES, "a2") == [
         {
             "name": "a",
@@ -528,6 +533,7 @@ def test_ingress_of_a_node():
             "host_header": "H.example.com",
             "timeout_request": 30,
             "timeout_stop": 9,
+            **size,
             "peers": [A1],
         },
         {
@@ -537,6 +543,7 @@ def test_ingress_of_a_node():
             "host_header": "localhost",
             "timeout_request": 30,
             "timeout_stop": 30,
+            **size,
             "peers": [],
         },
     ]
@@ -550,6 +557,24 @@ def test_needs_of_a_node():
         {"name": "c", "port": 8003, "health_port": 8400, "nodes": [A2], "timeout_request": 30},
     ]
     assert services.services_needs(declared[2:], declared, GROUPS, ADDRESSES, 8400, "a1") == []
+
+
+def test_writes_have_a_bound_where_they_may_have_to_wait():
+    declared = listed(
+        a={"database": {}},
+        b={"queue": True},
+        c={"needs": ["a"]},
+        d={"cache": True},
+        e={"database": {}, "writes": 0},
+        f={"writes": 7},
+    )
+    found = services.services_ingress(declared, GROUPS, ADDRESSES, "a1")
+    assert {service["name"]: service["writes"] for service in found} == {
+        **dict.fromkeys("abc", "auto"),
+        "d": 0,
+        "e": 0,
+        "f": 7,
+    }
 
 
 def test_peers_come_the_next_by_name_first():

@@ -161,6 +161,33 @@ def test_services_get_a_number_of_workers():
     assert [(s["name"], s["workers"]) for s in sizing.services_sized(services, 16)] == [("a", 15), ("b", 3)]
 
 
+@pytest.mark.parametrize(
+    ("interface", "workers", "threads", "wanted"),
+    [
+        ("wsgi", 1, 1, 1),  # a write can hold the only thread
+        ("wsgi", 4, 1, 1),
+        ("wsgi", 2, 2, 1),
+        ("wsgi", 1, 4, 3),
+        ("wsgi", 2, 4, 3),
+        ("wsgi", 8, 4, 8),
+        ("wsgi", 2, 8, 7),
+        ("asgi", 1, 4, 16),
+        ("asgi", 2, 4, 32),
+    ],
+)
+def test_writes_leave_room_for_reads(interface, workers, threads, wanted):
+    service = {"interface": interface, "workers": workers, "threads": threads}
+    assert sizing.slot_writes(service) == wanted
+    assert interface == "asgi" or wanted < workers * threads or workers * threads == 1
+
+
+def test_services_get_a_number_of_writes():
+    size = {"interface": "wsgi", "workers": "auto", "threads": 4, "memory": "1G"}
+    services = [size | {"writes": "auto"}, size | {"writes": 5}, size | {"writes": 0}, {"name": "a"}]
+    assert [service["writes"] for service in sizing.services_bounded(services, 8)] == [8, 5, 0, 0]
+    assert sizing.services_bounded(services, 8)[0]["workers"] == "auto"
+
+
 def test_services_ask_for_their_processes_everywhere_and_for_their_schedules_on_the_first_node(lab):
     units = {
         host: {s["name"]: s["units"] for s in lab.value(host, "topology_host.services")} for host in ("app1", "app2")

@@ -485,6 +485,29 @@ def test_peers_are_the_other_nodes(ha, single):
     assert [line for line in node["backend", "shop.peers from http"] if line.startswith("server ")] == []
 
 
+def test_writes_are_bounded_where_they_may_have_to_wait(ha, lab):
+    """By a backend that knows slots and peers as that of the service does, but for the bound."""
+    node = sections(next(f for f in ha.files if (f.host, f.path) == ("app2", "/etc/haproxy/node.cfg")))
+    for name, bound in (("shop", 4), ("stock", 32), ("search-index", 32)):
+        write, main = (node["backend", f"{name}{end} from http"] for end in (".write", ""))
+        assert "timeout queue 3s" in write
+        asked, of_all = ([line for line in lines if re.match("server |http-check ", line)] for lines in (write, main))
+        assert [line.removesuffix(f" maxconn {bound}") for line in asked] == of_all
+        assert [line.split()[1] for line in asked if line.endswith(f" maxconn {bound}")] == ["blue", "green"]
+        assert [line for line in node["frontend", f"{name} from http"] if ".write" in line] == [
+            f"use_backend {name}.write if !{{ method GET HEAD OPTIONS }}"
+            f" {{ nbsrv({name}.local) gt 0 }} {{ nbsrv({name}.write) gt 0 }}"
+        ]
+    assert ".write" not in text(lab, "app1", "/etc/haproxy/node.cfg").split("frontend httpbin")[1].split("frontend")[0]
+
+
+def test_a_503_to_a_write_is_not_asked_for_again(ha):
+    balancer = sections(next(f for f in ha.files if (f.host, f.path) == ("lb1", "/etc/haproxy/lb.cfg")))
+    for end, wanted in (("", " 503"), (".body", "")):
+        lines_ = balancer["backend", f"shop{end} from http"]
+        assert f"retry-on conn-failure empty-response response-timeout{wanted}" in lines_
+
+
 def test_routes_of_the_load_balancer(single):
     [file] = files(single, "/etc/haproxy/lb.routes.map")
     assert lines(file) == [
