@@ -1,0 +1,34 @@
+"""What a HAProxy instance says of its servers, through its admin socket."""
+
+from __future__ import annotations
+
+import socket
+
+
+def ask(path: str, command: str, timeout: float = 10) -> str:
+    """Send one command to an admin socket and return the answer; raises OSError where it cannot be reached."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(f"{command}\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode(errors="replace")
+
+
+def parse_rows(text: str, separator: str) -> list[dict[str, str]]:
+    """Return the rows of a table that HAProxy prints, whose line of names starts with `# `."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    start = next((number for number, line in enumerate(lines) if line.startswith("# ")), None)
+    if start is None:
+        return []
+    names = lines[start][2:].split(separator)
+    return [dict(zip(names, line.split(separator), strict=False)) for line in lines[start + 1 :]]
+
+
+def servers_up(path: str) -> dict[str, set[str]]:
+    """Return the names of the servers that take connections, by backend; a backend without any is there, too."""
+    found: dict[str, set[str]] = {}
+    for row in parse_rows(ask(path, "show stat -1 4 -1", timeout=2), ","):
+        up = found.setdefault(row["pxname"], set())
+        if row["status"].startswith(("UP", "no check")):
+            up.add(row["svname"])
+    return found
