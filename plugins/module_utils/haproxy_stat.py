@@ -24,6 +24,30 @@ def parse_rows(text: str, separator: str) -> list[dict[str, str]]:
     return [dict(zip(names, line.split(separator), strict=False)) for line in lines[start + 1 :]]
 
 
+def follow_primary(path: str, primary: str) -> None:
+    """Have a node proxy know at once what its checks would find within seconds: who the primary is, and who is not.
+
+    A former replica no longer counts as one, either: its connections would be cut when the checks come to that. They
+    go on, and correct what is wrong here.
+
+    Parameters:
+        path: the admin socket.
+        primary: the name of the server.
+    Errors:
+        OSError where the proxy cannot be reached.
+    """
+    known = servers_up(path)
+    commands = [f"set server postgresql.primary/{primary} health up"]
+    commands += [
+        f"set server postgresql.primary/{name} health down"
+        for name in known.get("postgresql.primary", set()) - {primary}
+    ]
+    if primary in known.get("postgresql.replica", ()):
+        commands.append(f"set server postgresql.replica/{primary} health down")
+    for command in commands:
+        ask(path, command, timeout=2)
+
+
 def servers_up(path: str) -> dict[str, set[str]]:
     """Return the names of the servers that take connections, by backend; a backend without any is there, too."""
     found: dict[str, set[str]] = {}

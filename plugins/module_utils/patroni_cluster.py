@@ -67,6 +67,14 @@ class Rest:
         except OSError:
             return 0
 
+    def is_primary(self) -> bool:
+        """Return whether the member leads, and takes writes: it has the lock a moment before PostgreSQL is promoted."""
+        try:
+            status, answer = self.ask("GET", "/primary", timeout=2.0)
+        except OSError:
+            return False
+        return status == 200 and isinstance(answer, dict) and answer.get("role") in ("primary", "master")
+
 
 @dataclass(frozen=True)
 class Member:

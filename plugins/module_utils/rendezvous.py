@@ -2,8 +2,8 @@
 
 A task of Ansible takes up to a second on each host, which is too long between the pause of a pooler, the switch and
 its end. So for the time of an operation one database host, the conductor, listens on a port; a job on each app node
-connects to it, and does as it is told: `hold`, `release`, `end`. The connection is TLS by the environment's authority, and a
-token that only this operation has says who belongs to it. Messages are JSON objects, one a line.
+connects to it, and does as it is told: `hold`, `release`, `end`. The connection is TLS by the environment's authority,
+and a token that only this operation has says who belongs to it. Messages are JSON objects, one a line.
 
 Whatever breaks ends in a release: a connection that is lost, a conductor that is too slow, and the guard of the pause
 where the job itself is gone.

@@ -78,14 +78,14 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_stat import servers_up
+from ansible.module_utils.haproxy_stat import follow_primary, servers_up
 from ansible.module_utils.pooler import Pooler, guarded
 from ansible.module_utils.postgresql_wire import WireError
 from ansible.module_utils.rendezvous import Peer, client_context, join
 
 POLL_SECONDS = 0.05
 SEARCH_SECONDS = 0.2
-# After the conductor has seen the new primary, the node proxy needs a check or two to see it as well.
+# For the node proxy to lead to the new primary, which its own checks find in this time where it cannot be told.
 FOLLOW_SECONDS = 5.0
 # What the guard allows beyond all that the block may take.
 MARGIN_SECONDS = 2.0
@@ -184,13 +184,15 @@ class Node:
         conductor.send(self.holds[-1])
 
     def follow(self, primary: str, moved: bool) -> bool:
-        """Wait until the node proxy leads to a primary, and return whether it came to that."""
+        """Have the node proxy lead to a primary, and return whether it came to that."""
         deadline = time.monotonic() + FOLLOW_SECONDS
         while time.monotonic() < deadline:
             try:
+                follow_primary(self.parameters["proxy_socket"], primary)
                 if follows(servers_up(self.parameters["proxy_socket"]), primary, moved):
                     return True
             except OSError:
+                # It may be about to be replaced by a reload.
                 pass
             time.sleep(POLL_SECONDS)
         return False

@@ -67,7 +67,7 @@ options:
   drain:
     description: Seconds for running transactions to end.
     type: float
-    default: 5
+    default: 3
   hold:
     description: Seconds that the poolers hold their clients at most after that.
     type: float
@@ -244,7 +244,7 @@ class Operation:
         )
 
         def has_moved() -> bool:
-            if self.rests[candidate].status("/primary") == 200:
+            if self.rests[candidate].is_primary():
                 return True
             if request.status >= 400:
                 raise ClusterError(f"Patroni did not hand over to {candidate}: {request.text}")
@@ -281,8 +281,9 @@ class Operation:
         def is_back() -> bool:
             if request.status >= 400:
                 raise ClusterError(f"Patroni did not restart {name}: {request.text}")
-            own = "/primary" if member.leads else "/replica"
-            return self.started(name) not in ("", before) and self.rests[name].status(own) == 200
+            if self.started(name) in ("", before):
+                return False
+            return self.rests[name].is_primary() if member.leads else self.rests[name].status("/replica") == 200
 
         primary = name if member.leads else leader.name
 
@@ -448,7 +449,7 @@ def main() -> None:
             "replica_port": {"type": "int", "required": True},
             "force": {"type": "bool", "default": False},
             "gather": {"type": "int", "default": 20},
-            "drain": {"type": "float", "default": 5.0},
+            "drain": {"type": "float", "default": 3.0},
             "hold": {"type": "float", "default": 15.0},
             "settle": {"type": "int", "default": 300},
             "socket_directory": {"type": "path", "default": "/run/postgresql"},
