@@ -48,6 +48,18 @@ def follow_primary(path: str, primary: str) -> None:
         ask(path, command, timeout=2)
 
 
+def leave_out_replica(path: str, name: str) -> None:
+    """Have a node proxy send nobody to a replica, until `take_in_replicas`; raises OSError where it is not reached."""
+    ask(path, f"set server postgresql.replica/{name} state maint", timeout=2)
+
+
+def take_in_replicas(path: str) -> None:
+    """Have a node proxy ask all replicas again whether they can be used; raises OSError where it is not reached."""
+    for row in parse_rows(ask(path, "show stat -1 4 -1", timeout=2), ","):
+        if row["pxname"] == "postgresql.replica" and row["status"] == "MAINT":
+            ask(path, f"set server postgresql.replica/{row['svname']} state ready", timeout=2)
+
+
 def servers_up(path: str) -> dict[str, set[str]]:
     """Return the names of the servers that take connections, by backend; a backend without any is there, too."""
     found: dict[str, set[str]] = {}

@@ -78,7 +78,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_stat import follow_primary, servers_up
+from ansible.module_utils.haproxy_stat import follow_primary, leave_out_replica, servers_up, take_in_replicas
 from ansible.module_utils.pooler import Pooler, guarded
 from ansible.module_utils.postgresql_wire import WireError
 from ansible.module_utils.rendezvous import Peer, client_context, join
@@ -160,16 +160,27 @@ class Node:
     def hold(self, conductor: Peer, message: dict[str, Any]) -> None:
         """Hold the pooler until the conductor has it released, or is gone, or too slow.
 
+        Where a replica is to be restarted, clients are held only until none uses it, and others are used instead.
+
         Parameters:
             conductor: who said so.
-            message: `ports`; `drain`, the seconds for running transactions; `seconds`, for what follows.
+            message: `ports`; `drain`, the seconds for running transactions, and whether others are broken (`force`);
+                `seconds`, for what follows; `without`, the replica that is not to be used then.
         """
         drain, seconds = float(message["drain"]), float(message["seconds"])
         start = time.monotonic()
         self.holds.append({"seconds": 0.0, "note": ""})
+
+        def held() -> float:
+            return round(time.monotonic() - start, 3)
+
         try:
-            with guarded(self.pooler.release, drain + seconds + FOLLOW_SECONDS + MARGIN_SECONDS):
+            with guarded(self.release, drain + seconds + FOLLOW_SECONDS + MARGIN_SECONDS):
                 busy = self.pooler.hold(message["ports"], drain)
+                if message.get("without") and (message.get("force") or not busy):
+                    leave_out_replica(self.parameters["proxy_socket"], message["without"])
+                    self.pooler.release()
+                    self.holds[-1]["seconds"] = held()
                 conductor.send({"busy": busy})
                 order = conductor.receive(seconds)
                 if order.get("primary") and not self.follow(order["primary"], bool(order.get("moved"))):
@@ -180,8 +191,13 @@ class Node:
             self.holds[-1]["note"] = f"the conductor was lost: {error}"
             raise
         finally:
-            self.holds[-1]["seconds"] = round(time.monotonic() - start, 3)
+            self.holds[-1]["seconds"] = self.holds[-1]["seconds"] or held()
         conductor.send(self.holds[-1])
+
+    def release(self) -> None:
+        """Undo all that a hold did."""
+        self.pooler.release()
+        take_in_replicas(self.parameters["proxy_socket"])
 
     def follow(self, primary: str, moved: bool) -> bool:
         """Have the node proxy lead to a primary, and return whether it came to that."""

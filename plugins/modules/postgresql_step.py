@@ -255,7 +255,7 @@ class Operation:
             return candidate if self.within(deadline, has_moved) else ""
 
         start = time.monotonic()
-        seconds = self.hold([self.parameters["primary_port"], self.parameters["replica_port"]], act, moved=True)
+        seconds = self.hold(act, moved=True)
         if not has_moved():
             self.wait(has_moved, f"{candidate} leads")
             seconds = time.monotonic() - start
@@ -272,9 +272,7 @@ class Operation:
         before = self.started(name)
         if not member.pending and step.get("since") and before and before != step["since"]:
             return {"changed": False, "said": f"{name} has been restarted meanwhile", "leader": leader.name}
-        ports = [self.parameters["replica_port"]]
         if member.leads:
-            ports.append(self.parameters["primary_port"])
             self.write_out(name)
         request = Request(self.rests[name], "/restart", {}, self.parameters["settle"])
 
@@ -292,7 +290,7 @@ class Operation:
             return primary if self.within(deadline, is_back) else ""
 
         start = time.monotonic()
-        seconds = self.hold(ports, act, moved=False)
+        seconds = self.hold(act, without="" if member.leads else name)
         if not is_back():
             self.wait(is_back, f"PostgreSQL runs again on {name}")
             seconds = time.monotonic() - start
@@ -312,13 +310,13 @@ class Operation:
             "held": self.held,
         }
 
-    def hold(self, ports: list[int], act: Callable[[float], str], moved: bool) -> float:
+    def hold(self, act: Callable[[float], str], moved: bool = False, without: str = "") -> float:
         """Do something while the poolers hold their clients; return how long it took.
 
         Parameters:
-            ports: the local ports of app nodes whose clients are held.
             act: does it until a deadline, and returns who leads then, or nothing where it is not done by then.
             moved: whether another member leads afterwards.
+            without: a replica that it concerns alone. Clients are held only until all use others.
         Errors:
             ClusterError where not all clients could be held; nothing was done then. And what `act` raises.
         """
@@ -332,7 +330,15 @@ class Operation:
                 )
             primary = ""
             try:
-                message = {"do": "hold", "ports": ports, "drain": its["drain"], "seconds": its["hold"]}
+                longest = its["settle"] if without else its["hold"]
+                message = {
+                    "do": "hold",
+                    "ports": [its["replica_port"]] if without else [its["primary_port"], its["replica_port"]],
+                    "without": without,
+                    "drain": its["drain"],
+                    "force": its["force"],
+                    "seconds": longest,
+                }
                 answers = conductor.tell(message, its["drain"] + ANSWER_SECONDS)
                 if (late := late_poolers(answers)) and not its["force"]:
                     raise ClusterError(
@@ -340,7 +346,7 @@ class Operation:
                         "Try it again when they have, or break them by FORCE=1"
                     )
                 start = time.monotonic()
-                primary = act(start + its["hold"] - 1)
+                primary = act(start + longest - 1)
                 seconds = time.monotonic() - start
             finally:
                 released = conductor.tell({"do": "release", "primary": primary, "moved": moved}, ANSWER_SECONDS)
