@@ -34,9 +34,9 @@ options:
   want:
     description:
       - C(switchover) hands over to O(to), or to the best replica. C(restart) restarts all members, C(pending) those
-        that wait for it because of a parameter.
+        that wait for it because of a parameter, and C(settings) these where another one goes on meanwhile.
     type: str
-    choices: [switchover, restart, pending]
+    choices: [switchover, restart, pending, settings]
     required: true
   to:
     description: The member that is to lead.
@@ -122,7 +122,9 @@ def plan(cluster: Cluster, want: str, to: str, names: list[str]) -> tuple[list[d
         names: the members that it should have.
     """
     leader = cluster.leader
-    if want == "pending" and not any(member.pending for member in cluster.members):
+    if want in ("pending", "settings") and not any(member.pending for member in cluster.members):
+        return [], []
+    if want == "settings" and len(names) == 1:
         return [], []
     if want == "switchover":
         if len(names) == 1:
@@ -142,7 +144,7 @@ def plan(cluster: Cluster, want: str, to: str, names: list[str]) -> tuple[list[d
             problems += [cluster.hindrance(member.name) for member in cluster.replicas] or ["there is no replica yet"]
         return ([switchover(leader.name, to)] if leader else []), problems
     problems = list(cluster_problems(cluster, names))
-    return (restart_steps(cluster, want == "pending") if leader else []), problems
+    return (restart_steps(cluster, want != "restart") if leader else []), problems
 
 
 def etcd_problems(module: AnsibleModule) -> list[str]:
@@ -191,7 +193,7 @@ def main() -> None:
             "rest_port": {"type": "int", "required": True},
             "etcd_members": hosts,
             "etcd_port": {"type": "int", "required": True},
-            "want": {"type": "str", "choices": ["switchover", "restart", "pending"], "required": True},
+            "want": {"type": "str", "choices": ["switchover", "restart", "pending", "settings"], "required": True},
             "to": {"type": "str", "default": ""},
             "limited": {"type": "bool", "default": False},
             "ca_file": {"type": "path", "default": "/etc/terrace/pki/ca.crt"},
