@@ -1,0 +1,160 @@
+"""The pooler of an app node: which of its databases lead where, and how they are held without losing a query.
+
+A held database lets running transactions end, closes its connections to PostgreSQL and keeps what clients send until
+it is released. PgBouncer keeps a pause for ever, whatever becomes of whoever asked for it. So nothing here pauses
+without a guard: a process of its own that releases as soon as the first one is gone, or time is up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ansible.module_utils.postgresql_wire import Session, WireError
+
+POLL_SECONDS = 0.02
+# A connection of these pools belongs to a client until it leaves, which a pause cannot wait for.
+UNWAITED = "session"
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database as the pooler's clients know it: its name, the local port that it leads to, whether it is held."""
+
+    name: str
+    port: int
+    held: bool
+
+
+class Pooler:
+    """PgBouncer, through its console.
+
+    Parameters:
+        directory, port: its unix socket.
+        system_user: the operating system's user that may administer it: the one that it runs as.
+    """
+
+    def __init__(self, directory: str = "/run/postgresql", port: int = 6432, system_user: str = "postgres") -> None:
+        self._where = {"directory": directory, "port": port, "system_user": system_user}
+
+    def _session(self) -> Session:
+        return Session(user="pgbouncer", database="pgbouncer", **self._where)
+
+    def databases(self) -> list[Database]:
+        """Return its databases, its own left out; raises OSError or WireError where it does not answer."""
+        with self._session() as console:
+            rows = console.query("SHOW DATABASES")
+        return [
+            Database(row["name"], int(row["port"] or 0), row["paused"] == "1")
+            for row in rows
+            if row["database"] != "pgbouncer"
+        ]
+
+    def hold(self, ports: list[int], seconds: float) -> list[str]:
+        """Hold the databases that lead to some local ports, and wait until no transaction of theirs runs.
+
+        Sessions that have a connection of their own (session pooling) are not waited for: they end with the primary.
+
+        Parameters:
+            ports: local ports of the node proxy.
+            seconds: how long running transactions may take.
+        Returns:
+            The databases of which a transaction still runs; none where all is held.
+        """
+        names = [database.name for database in self.databases() if database.port in ports]
+        deadline = time.monotonic() + seconds
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                # Its answer comes when all that is held is idle, sessions too; so it is not waited for.
+                stack.enter_context(self._session()).send(f'PAUSE "{name}"')
+            console = stack.enter_context(self._session())
+            while True:
+                held = {row["name"] for row in console.query("SHOW DATABASES") if row["paused"] == "1"}
+                busy = busy_databases(console.query("SHOW POOLS"), names) | (set(names) - held)
+                if not busy or time.monotonic() >= deadline:
+                    return sorted(busy)
+                time.sleep(POLL_SECONDS)
+
+    def release(self) -> None:
+        """Release every database that is held, by whomever; raises OSError or WireError where one stays held."""
+        with self._session() as console:
+            for row in console.query("SHOW DATABASES"):
+                if row["paused"] != "1":
+                    continue
+                # Its guard may have come first.
+                with contextlib.suppress(WireError):
+                    console.query(f'RESUME "{row["name"]}"')
+            left = sorted(row["name"] for row in console.query("SHOW DATABASES") if row["paused"] == "1")
+        if left:
+            raise WireError(f"these stay paused: {', '.join(left)}")
+
+
+def busy_databases(pools: list[dict[str, str | None]], names: list[str]) -> set[str]:
+    """Return those of the databases that have a connection which a transaction may use, from the rows of SHOW POOLS."""
+    return {
+        str(pool["database"])
+        for pool in pools
+        if pool["database"] in names
+        and pool["pool_mode"] != UNWAITED
+        and sum(int(value or 0) for column, value in pool.items() if column.startswith("sv_"))
+    }
+
+
+@contextlib.contextmanager
+def guarded(release: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Have a process of its own call `release` unless this one comes to the end of the block in time.
+
+    It is in a session of its own and ignores what ends a login's processes, so it outlives whatever kills this one.
+
+    Parameters:
+        release: what undoes what the block does; it may be called although all is undone.
+        seconds: how long the block may take.
+    """
+    watched, kept = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        # The second fork leaves nobody who would have to wait for the guard.
+        if os.fork():
+            os._exit(0)
+        try:
+            _guard(watched, release, seconds)
+        finally:
+            os._exit(0)
+    os.waitpid(middle, 0)
+    os.close(watched)
+    try:
+        yield
+    finally:
+        # Where the release fails, the guard goes on trying.
+        try:
+            release()
+            os.write(kept, b".")
+        finally:
+            os.close(kept)
+
+
+def _guard(watched: int, release: Callable[[], None], seconds: float) -> None:
+    os.setsid()
+    for name in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(name, signal.SIG_IGN)
+    # Whoever waits for the end of the first process's output must not wait for this one.
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    os.closerange(3, watched)
+    os.closerange(watched + 1, 65536)
+    ready, _, _ = select.select([watched], [], [], seconds)
+    if ready and os.read(watched, 1):
+        return
+    for _ in range(60):
+        try:
+            release()
+        except (OSError, WireError):
+            time.sleep(1)
+        else:
+            return
