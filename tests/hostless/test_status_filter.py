@@ -60,7 +60,7 @@ def test_status_of_the_lab(lab):
         "lb2     10.77.0.12  loadbalancer    NOT REACHED",
     ]
     state = lab.value("lb1", "lab_state")
-    assert shown[-1] == f"users    curl --cacert {state}/pki/ca.crt https://10.77.0.11/users"
+    assert shown[-1] == f"users    curl --cacert {state}/pki/ca.crt https://10.77.0.10/users"
 
 
 def test_filters_are_offered_by_name():
