@@ -236,6 +236,11 @@ class Environment:
                 continue
         for text in topology.topology_problems(self.groups, addresses):
             yield Problem(self.inventories[0].hosts_file if self.inventories else "hosts.yml", "", text)
+        virtual = self._get("loadbalancer_virtual_address")
+        if virtual and isinstance(virtual, str):
+            file, key = self._where("loadbalancer_virtual_address", "group_vars/all/main.yml")
+            for text in topology.virtual_address_problems(virtual, self.groups, addresses):
+                yield Problem(file, key, text)
 
     def _get(self, name: str, default: Any = None) -> Any:
         """Return a variable of the first host; the default where there is none, or it cannot be evaluated."""

@@ -26,6 +26,33 @@ def topology_problems(groups: Mapping[str, list[str]], addresses: Mapping[str, s
     return [*_groups(groups), *_hosts(groups), *_addresses(addresses)]
 
 
+def virtual_address_problems(
+    given: str, groups: Mapping[str, list[str]], addresses: Mapping[str, str]
+) -> Iterator[str]:
+    """Return what is wrong with the address that load balancers hold in turn, each with its mend.
+
+    Parameters:
+        given: the address.
+        groups, addresses: as of `topology_problems`.
+    """
+    try:
+        number = ipaddress.IPv4Address(given)
+    except ValueError:
+        yield f"is {given!r}; has to be an IPv4 address, without port or network"
+        return
+    mend = "give a free address of the balancers' network"
+    if number.is_unspecified or number.is_multicast or number.is_loopback:
+        yield f"is {given}, which no host can have for others; {mend}"
+    for host, address in addresses.items():
+        if address == given:
+            yield f"is {given}, the address of '{host}'; {mend}"
+    for host in groups.get("loadbalancer", []):
+        try:
+            ipaddress.IPv4Address(addresses.get(host, ""))
+        except ValueError:
+            yield f"cannot be held by '{host}', whose own address is no IPv4 address; give it one in hosts.yml"
+
+
 def _groups(groups: Mapping[str, list[str]]) -> Iterator[str]:
     misspelt = _misspelt(groups)
     for group, tier in misspelt.items():

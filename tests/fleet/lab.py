@@ -35,6 +35,9 @@ GROUPS: dict[str, list[str]] = {}
 ADDRESSES: dict[str, str] = {}
 BALANCERS: list[str] = []
 NODES: list[str] = []
+# What the load balancers hold in turn; empty where there is none. `virtual` is its name for clients.
+_MAIN: dict = yaml.safe_load((INVENTORY / "group_vars/all/main.yml").read_text())
+VIRTUAL: str = _MAIN.get("loadbalancer_virtual_address", "")
 # What the environment says of its services, and what they are with that.
 OWN: dict[str, dict] = yaml.safe_load((INVENTORY / "group_vars/all/services.yml").read_text())["services"]
 SERVICES: dict[str, dict] = {
@@ -202,6 +205,8 @@ def expected_listeners(name: str) -> set[str]:
     }
     wanted = {f"0.0.0.0:{PORTS['ssh']}", f"[::]:{PORTS['ssh']}"}
     wanted |= {f"{address}:{PORTS[port]}" for group in of for port in on_address.get(group, [])}
+    if "loadbalancer" in of and VIRTUAL:
+        wanted |= {f"{VIRTUAL}:{PORTS[port]}" for port in on_address["loadbalancer"]}
     if "app" in of:
         wanted |= {f"{address}:{service['port']}" for service in SERVICES.values()}
         local = ["pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"]
@@ -246,9 +251,16 @@ def tls() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(AUTHORITY))
 
 
+def holders(hosts: dict[str, Host]) -> list[str]:
+    """Return the load balancers that hold the virtual address, and tell the network so."""
+    # On the loopback interface all of them have it, with the scope of the host.
+    asked = f"ip -oneline -4 address show to {VIRTUAL} scope global"
+    return [balancer for balancer in BALANCERS if hosts[balancer].run(asked)]
+
+
 def connect(host: str, port: int | None = None, timeout: float = 40) -> HTTPConnection:
-    """Return a connection to a host of the lab: TLS on the load balancers' port, plain elsewhere."""
-    address = ADDRESSES[host]
+    """Return a connection to a host of the lab, or to `virtual`: TLS on the load balancers' port, plain elsewhere."""
+    address = VIRTUAL if host == "virtual" else ADDRESSES[host]
     if port in (None, PORTS["https"]):
         return HTTPSConnection(address, PORTS["https"], context=tls(), timeout=timeout)
     return HTTPConnection(address, port, timeout=timeout)
@@ -261,7 +273,7 @@ def ask(
     """Send one request on a connection of its own and return the answer.
 
     Parameters:
-        host: a host of the lab.
+        host: a host of the lab, or `virtual`.
         path: path and query.
         method: the HTTP method.
         body: bytes, or anything else to be sent as JSON.
@@ -338,7 +350,7 @@ class Load:
     do, if it is safe; those are counted as `reopened`. Anything else but a 2xx counts as failed.
 
     Parameters:
-        host: the host that they ask.
+        host: the host that they ask, or `virtual`.
         path: what they ask for.
         port: its port; by default HTTPS.
         clients: how many.

@@ -166,7 +166,7 @@ def test_both_engines_hold_their_ports_as_one_user(ha, nginx):
     assert user(nginx, "/etc/systemd/system/nginx@.service") == "loadbalancer"
     assert user(ha, "/etc/systemd/system/haproxy@node.service") == "haproxy"
     listens = re.findall(r"(?m)^ +listen .*$", configuration(nginx).text)
-    assert len(listens) == 2
+    assert len(listens) == 4
     assert all(" reuseport " in line for line in listens)
 
 

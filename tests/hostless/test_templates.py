@@ -43,9 +43,12 @@ def program(file: File) -> bool:
 
 
 def test_every_role_writes_the_same_files_at_every_size(lab, single, ha):
-    """One code path: no template is for one size of landscape alone."""
+    """One code path: no template is for one size of landscape alone, but where there is no address to hold in turn."""
     written = [{(file.role, file.source.name) for file in each.files} for each in (lab, single, ha)]
-    assert {role for role, _ in written[0]} == ROLES
+    assert {role for role, _ in written[0]} == ROLES | {"keepalived"}
+    virtual = {(role, name) for role, name in written[0] if role == "keepalived"}
+    assert len(virtual) == 3
+    written[1] |= virtual
     assert written[0] == written[1] == written[2]
 
 
@@ -197,6 +200,18 @@ def check_access(file: File) -> None:
     assert users[0] == "default"
 
 
+def check_keepalived(file: File) -> None:
+    """Blocks are closed, and what there is one of stands there once."""
+    depth = 0
+    for line in lines(file):
+        depth += line.endswith("{") - (line.strip() == "}")
+        assert depth >= 0, line
+        assert line.startswith("    " * (depth - line.endswith("{"))), line
+    assert depth == 0
+    words = [line.split()[0] for line in lines(file)]
+    assert words.count("vrrp_instance") == words.count("unicast_peer") == words.count("virtual_ipaddress") == 1
+
+
 def check_script(file: File) -> None:
     assert re.match(r"#!/bin/sh\n(#.*\n)+set -\w*e", file.text)
     assert file.mode == "0755"
@@ -281,6 +296,7 @@ def check_haproxy(file: File) -> None:
 KINDS = {
     r"/etc/systemd/.*": check_unit,
     r"/etc/sysctl\.d/.*": check_settings,
+    r"/etc/keepalived/.*\.conf": check_keepalived,
     r"/etc/(locale\.conf|default/.*|redis/.*\.env)": check_variables,
     r"/etc/terrace/services/.*\.env": check_environment,
     r"/etc/patroni/config\.yml": check_yaml,
@@ -366,6 +382,8 @@ def test_daemons_listen_exactly_on_the_port_table(landscape):
             "etcd": ["etcd_client", "etcd_peer"],
         }
         expected = [(address, ports[name]) for tier, names in tiers.items() if tier in groups for name in names]
+        if "loadbalancer" in groups and (virtual := value(host, "topology_virtual_address")):
+            expected += [(virtual, ports[name]) for name in tiers["loadbalancer"]]
         expected += [(address, service["port"]) for service in here]
         if "app" in groups:
             local = ["pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"]

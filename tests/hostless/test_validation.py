@@ -181,6 +181,48 @@ CASES: list[tuple[str, str, str, list[str]]] = [
             "inventory/qa/hosts.yml: the group 'app' has no host; add one, it may be a host of another group",
         ],
     ),
+    # The address that load balancers hold in turn
+    (
+        MAIN,
+        "",
+        "loadbalancer_virtual_address: 192.0.2.10/24\n",
+        [
+            "inventory/qa/group_vars/all/main.yml: loadbalancer_virtual_address: is '192.0.2.10/24'; has to be an IPv4 address, without port or network"
+        ],
+    ),
+    (
+        MAIN,
+        "",
+        "loadbalancer_virtual_address: 192.0.2.31\n",
+        [
+            "inventory/qa/group_vars/all/main.yml: loadbalancer_virtual_address: is 192.0.2.31, the address of 'cache1'; give a free address of the balancers' network"
+        ],
+    ),
+    (
+        MAIN,
+        "",
+        "loadbalancer_virtual_address: 127.0.0.2\n",
+        [
+            "inventory/qa/group_vars/all/main.yml: loadbalancer_virtual_address: is 127.0.0.2, which no host can have for others; give a free address of the balancers' network"
+        ],
+    ),
+    (
+        "inventory/qa/group_vars/loadbalancer.yml",
+        "",
+        "loadbalancer_virtual_address: 192.0.2.10\n",
+        [
+            "inventory/qa/group_vars/loadbalancer.yml: loadbalancer_virtual_address: has to be the same for every host; move it to group_vars/all"
+        ],
+    ),
+    (
+        "inventory/qa/host_vars/lb1.yml",
+        "",
+        "address: lb1.example.com\nloadbalancer_virtual_address: 192.0.2.10\n",
+        [
+            "inventory/qa/host_vars/lb1.yml: loadbalancer_virtual_address: has to be the same for every host; move it to group_vars/all",
+            "inventory/qa/host_vars/lb1.yml: loadbalancer_virtual_address: cannot be held by 'lb1', whose own address is no IPv4 address; give it one in hosts.yml",
+        ],
+    ),
     # Variables where they do nothing
     (
         MAIN,
@@ -922,6 +964,8 @@ def test_there_are_many_cases():
 
 
 def test_nothing_wrong(qa):
+    assert said(qa) == []
+    change(MAIN, "", "loadbalancer_virtual_address: 192.0.2.10\n")
     assert said(qa) == []
 
 
