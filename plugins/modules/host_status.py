@@ -586,9 +586,9 @@ def sentinel(address: str, port: int) -> dict[str, dict[str, Any]]:
         *("redis-cli", "-h", address, "-p", str(port), "--no-auth-warning", "--json", "SENTINEL", "MASTERS"),
         environment={"REDISCLI_AUTH": shlex.split(password)[0]},
     )
-    masters = json.loads(answer)
-    if not isinstance(masters, list):
-        raise AnswerError(answer.strip())
+    # A refusal is plain text.
+    if not answer.startswith("["):
+        raise AnswerError(answer.strip().partition("\n")[0] or "an empty answer")
     return {
         master["name"]: {
             "address": master["ip"],
@@ -597,7 +597,7 @@ def sentinel(address: str, port: int) -> dict[str, dict[str, Any]]:
             "sentinels": int(master["num-other-sentinels"]) + 1,
             "replicas": int(master["num-slaves"]),
         }
-        for master in masters
+        for master in json.loads(answer)
     }
 
 

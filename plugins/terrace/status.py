@@ -174,7 +174,9 @@ class Status:
     def _reached(self) -> Iterator[Problem]:
         for host in self.hosts.values():
             if not host.reached:
-                said = " ".join(str(host.answer.get("msg", "no answer")).split())
+                # Ansible says before it that it could not do what it was told.
+                said = " ".join(str(host.answer.get("msg", "no answer")).split()).removeprefix("Task failed: ")
+                said = said.rpartition("can be reached over ssh: ")[2]
                 yield Problem(
                     host.name, f"is not reached: {said}", f"start it, or see why `make ssh HOST={host.name}` fails"
                 )

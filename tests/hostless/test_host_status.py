@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -55,10 +58,13 @@ def listen(tmp_path) -> Callable[[Callable[[socket.socket], None]], str]:
 
 @pytest.fixture
 def web():
-    """Return a function that has answers served over HTTP, by path as status and body, and returns the port."""
+    """Return a function that has answers served over HTTP, by path as status and body, and returns the port.
+
+    With a folder that has a key and a certificate it is HTTPS.
+    """
     servers = []
 
-    def web(answers: dict[str, tuple[int, str]]) -> int:
+    def web(answers: dict[str, tuple[int, str]], keys: Path | None = None) -> int:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 status, body = answers[self.path]
@@ -70,6 +76,10 @@ def web():
                 """Print nothing."""
 
         servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        if keys:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(keys / "host.crt", keys / "host.key")
+            servers[-1].socket = context.wrap_socket(servers[-1].socket, server_side=True)
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return servers[-1].server_port
 
@@ -324,6 +334,47 @@ def test_entering_as_another_user(listen):
         module.pooler(module.enter(getpass.getuser(), f"{path}.absent"))
 
 
+# Certificates, and what is asked over TLS
+
+
+@pytest.fixture
+def pki(tmp_path, monkeypatch) -> Path:
+    """A host's certificate that signed itself and is good for ten days, where the module looks for it."""
+    monkeypatch.setattr(module, "PKI", tmp_path)
+    words = [
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "10",
+        "-subj",
+        "/CN=db1",
+    ]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "host.key", "-out", "host.crt"]
+    subprocess.run(["openssl", "req", *words], cwd=tmp_path, check=True, capture_output=True)
+    shutil.copy(tmp_path / "host.crt", tmp_path / "ca.crt")
+    return tmp_path
+
+
+def test_the_days_that_a_certificate_has_left(pki, web):
+    assert module.certificate(pki / "host.crt") == 9
+    assert module.served("127.0.0.1", web({}, pki)) == 9
+    with pytest.raises(module.AnswerError):
+        module.certificate(pki / "absent.crt")
+
+
+def test_patroni_is_asked_with_its_certificate_verified(pki, web):
+    port = web({"/patroni": (200, '{"a": 1}'), "/cluster": (502, "")}, pki)
+    assert module.ask_patroni("127.0.0.1", port, "/patroni") == {"a": 1}
+    with pytest.raises(module.AnswerError, match=r"^/cluster answers with status 502$"):
+        module.ask_patroni("127.0.0.1", port, "/cluster")
+    with pytest.raises(ssl.SSLCertVerificationError, match="localhost"):
+        module.ask_patroni("localhost", port, "/patroni")
+
+
 # PostgreSQL and etcd
 
 
@@ -431,8 +482,8 @@ def test_sentinel(program, monkeypatch, tmp_path):
     assert module.sentinel("10.77.0.31", 26379) == {
         "cache": {"address": "10.77.0.31", "flags": ["s_down"], "quorum": 2, "sentinels": 3, "replicas": 2}
     }
-    program("redis-cli", """echo '"NOAUTH Authentication required."'""")
-    with pytest.raises(module.AnswerError, match="NOAUTH"):
+    program("redis-cli", "echo 'NOAUTH Authentication required.'; echo")
+    with pytest.raises(module.AnswerError, match=r"^NOAUTH Authentication required\.$"):
         module.sentinel("10.77.0.31", 26379)
 
 

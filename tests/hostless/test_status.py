@@ -249,9 +249,10 @@ def test_one_machine_is_healthy(alone):
 
 def test_one_machine_that_is_not_reached(alone):
     declared, _ = alone
-    status = Status(declared, {"solo": {"unreachable": True, "msg": "Failed to connect:\nConnection refused"}})
+    said = "Task failed: Data could not be sent. Make sure this host can be reached over ssh: ssh: Connection refused\n"
+    status = Status(declared, {"solo": {"unreachable": True, "msg": said}})
     assert list(map(str, status.problems)) == [
-        "solo: is not reached: Failed to connect: Connection refused; start it, or see why `make ssh HOST=solo` fails"
+        "solo: is not reached: ssh: Connection refused; start it, or see why `make ssh HOST=solo` fails"
     ]
     assert status.lines()[1].split() == ["solo", "10.77.0.61", "NOT", "REACHED"]
     assert "users    -        -        not reached  solo" in status.lines()
