@@ -79,6 +79,18 @@ status: setup ## Show all hosts and services, and what is wrong; fail where some
 	while [ $$code -eq 3 ] && [ $$SECONDS -lt $$end ]; do said=$$(status) && code=0 || code=$$?; done; \
 	if [ -v said ]; then printf '%s\n' "$$said"; exit $$code; else status; fi
 
+.PHONY: switchover
+switchover: setup ## Have another host lead, failing no request (WHAT=postgresql|cache|queue|redis, TO=db2, FORCE=1, ENV=)
+	@$(if $(WHAT),,echo "terrace: say what: make switchover WHAT=postgresql TO=db2" >&2; exit 1)
+	@$(ANSIBLE) playbooks/switchover.yml \
+	    --extra-vars='{"switchover_what": "$(WHAT)", "switchover_to": "$(TO)", "switchover_force": $(if $(FORCE),true,false)}'
+
+.PHONY: restart
+restart: setup ## Restart a tier or a service, one host at a time (TIER=database, or SERVICE=orders; PENDING=1, FORCE=1, ENV=)
+	@$(if $(TIER)$(SERVICE),,echo "terrace: say what: make restart TIER=database, or SERVICE=orders" >&2; exit 1)
+	@$(ANSIBLE) playbooks/restart.yml --extra-vars='{"restart_tier": "$(TIER)", "restart_service": "$(SERVICE)", \
+	    "restart_pending": $(if $(PENDING),true,false), "restart_force": $(if $(FORCE),true,false)}'
+
 .PHONY: logs
 logs: setup ## Show the last lines of a service on every node (SERVICE=, LINES=50, ENV=)
 	@$(if $(SERVICE),,echo "terrace: say which: make logs SERVICE=orders" >&2; exit 1)

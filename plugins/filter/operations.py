@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-NOTHING = {"id": "", "leader": "", "conductor": "", "steps": [], "problems": [], "pending": {}, "due": False, "said": ""}
+NOTHING = {
+    "id": "",
+    "leader": "",
+    "conductor": "",
+    "steps": [],
+    "problems": [],
+    "pending": {},
+    "due": False,
+    "said": "",
+}
 
 
 def operation_plan(members: list[Mapping], hostvars: Mapping) -> dict:

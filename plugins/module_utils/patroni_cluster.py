@@ -26,7 +26,7 @@ class ClusterError(Exception):
 
 
 class Rest:
-    """The REST API of one member.
+    """The REST API of one member: Patroni's, or that of something else that speaks JSON over TLS.
 
     Parameters:
         address, port: where it is.
@@ -37,7 +37,8 @@ class Rest:
     def __init__(self, address: str, port: int, context: ssl.SSLContext, password: str = "") -> None:
         self._where = (address, port)
         self._context = context
-        self._login = base64.b64encode(f"patroni:{password}".encode()).decode()
+        login = base64.b64encode(f"patroni:{password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {login}"} if password else {}
 
     def ask(self, method: str, path: str, body: Any = None, timeout: float = 5.0) -> tuple[int, Any]:
         """Send a request and return the answer's status and content: what its JSON says, else its text.
@@ -46,7 +47,7 @@ class Rest:
             OSError where the member does not answer.
         """
         connection = HTTPSConnection(*self._where, context=self._context, timeout=timeout)
-        headers = {"Authorization": f"Basic {self._login}"} if method != "GET" else {}
+        headers = self._headers if method != "GET" else {}
         try:
             connection.request(method, path, body=None if body is None else json.dumps(body), headers=headers)
             answer = connection.getresponse()

@@ -43,7 +43,8 @@ class View:
         name: the instance.
         addresses: of its hosts, by name.
         told: the master's address by Sentinel (its own address); empty where that does not answer.
-        flags: what a Sentinel says of the master beyond that it is one, such as s_down, by Sentinel.
+        flags: what a Sentinel says of the master beyond that it is one, such as s_down, and what keeps it from a
+            failover, by Sentinel.
         info: each host's replication, by name; empty where it does not answer.
     """
 
@@ -68,11 +69,11 @@ class View:
             and info.get("master_link_status") == "up"
         )
 
-    def problems(self, besides: str = "") -> list[str]:
+    def problems(self, everyone: bool = False) -> list[str]:
         """Return what is wrong, a line each with its mend.
 
         Parameters:
-            besides: a host that need not be well.
+            everyone: whether a single Sentinel that does not answer is wrong, too.
         """
         silent = [sentinel for sentinel, address in self.told.items() if not address]
         if 2 * len(silent) >= len(self.told):
@@ -81,16 +82,18 @@ class View:
             said = ", ".join(f"{sentinel} says {address}" for sentinel, address in self.told.items() if address)
             return [f"the Sentinels do not agree on a master of {self.name} ({said}); wait until they do"]
         found = [
-            f"Sentinel on {sentinel} calls the master of {self.name} {flags}; wait until it does not"
+            f"Sentinel on {sentinel} says of {self.name}: {flags}; wait until it does not"
             for sentinel, flags in self.flags.items()
             if flags
         ]
+        if everyone and silent:
+            found.append(f"the Sentinels {', '.join(silent)} do not answer; start them: systemctl start redis-sentinel")
         role = self.info.get(self.master, {}).get("role")
         if role != "master":
             said = f"says it is a {role}" if role else "does not answer"
             found.append(f"{self.name} on {self.master} is to be the master and {said}; wait for a failover")
         for name in self.addresses:
-            if name not in (self.master, besides) and not self.follows(name):
+            if name != self.master and not self.follows(name):
                 found.append(
                     f"{self.name} on {name} does not follow {self.master}; wait, or look into its log: "
                     f"journalctl -u redis-server@{self.name}"
@@ -150,25 +153,29 @@ class Group:
                 state = sentinel.pairs("SENTINEL", "MASTER", self.name)
                 told[address] = state.get("ip", "")
                 flags[address] = ", ".join(flag for flag in state.get("flags", "").split(",") if flag != "master")
+                try:
+                    sentinel.call("SENTINEL", "CKQUORUM", self.name)
+                except RedisError as error:
+                    flags[address] = str(error)
         for name in self.addresses:
             with contextlib.suppress(OSError, RedisError), self.server(name) as server:
                 info[name] = server.replication()
         return View(self.name, self.addresses, told, flags, info)
 
-    def wait_until_well(self, seconds: float, besides: str = "", master: str = "") -> View:
+    def wait_until_well(self, seconds: float, master: str = "", everyone: bool = False) -> View:
         """Return what all of them say, once nothing is wrong.
 
         Parameters:
             seconds: how long that may take.
-            besides: a host that need not be well.
             master: the host that is to have the master, where it matters.
+            everyone: whether each single Sentinel has to answer.
         Errors:
             GroupError where it does not come to that.
         """
         deadline = time.monotonic() + seconds
         while True:
             view = self.look()
-            problems = view.problems(besides)
+            problems = view.problems(everyone=everyone)
             if not problems and master not in ("", view.master):
                 problems = [f"the Sentinels say that {view.master} has the master of {self.name}, not {master}"]
             if not problems:

@@ -34,6 +34,10 @@ options:
         RV(due) tells that a slot has to be replaced.
     type: bool
     default: true
+  restart:
+    description: Whether the live slot gives way to the other one although nothing has changed.
+    type: bool
+    default: false
   restart_on:
     description: Files for whose change the service has to be started anew, in the other slot.
     type: list
@@ -125,11 +129,13 @@ class Found:
 
     release: the id its link points to, or an empty string. running: whether its unit runs or is about to.
     changed: the files that differ from those it has loaded; always empty where it does not run.
+    asked: whether it has to give way because that was asked for.
     """
 
     release: str = ""
     running: bool = False
     changed: list[str] = field(default_factory=list)
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,8 @@ def make_plan(slots: dict[str, Found], live: str, wanted: str) -> Plan:
     """
 
     def fits(slot: str) -> bool:
-        return slots[slot].running and slots[slot].release == wanted and not slots[slot].changed
+        found = slots[slot]
+        return found.running and found.release == wanted and not found.changed and not found.asked
 
     def other(slot: str) -> str:
         return SLOTS[1 - SLOTS.index(slot)]
@@ -167,6 +174,7 @@ def make_plan(slots: dict[str, Found], live: str, wanted: str) -> Plan:
         reasons.append(f"release {slots[live].release} is replaced by {wanted}")
     if live:
         reasons += [f"{file} changed" for file in slots[live].changed]
+        reasons += ["a restart was asked for"] if slots[live].asked else []
     first = live or next((slot for slot in SLOTS if fits(slot)), "") or SLOTS[0]
     if fits(first):
         target = first
@@ -419,6 +427,8 @@ class Service:
         if wanted not in known["installed"]:
             raise SlotError(f"release {wanted} is not installed in {self.home}/releases: install it first")
         found = {slot: self.find(slot, known["slots"][slot]) for slot in SLOTS}
+        if live and parameters["restart"]:
+            found[live] = replace(found[live], asked=True)
         plan = make_plan(found, live if current else "", wanted)
         due = plan.start and not parameters["flip"] and any(slot.running for slot in found.values())
         if not self.module.check_mode:
@@ -526,6 +536,7 @@ def main() -> None:
             "release": {"type": "str", "default": ""},
             "keep_live": {"type": "bool", "default": False},
             "flip": {"type": "bool", "default": True},
+            "restart": {"type": "bool", "default": False},
             "restart_on": {"type": "list", "elements": "path", "default": []},
             "proxy_socket": {"type": "path", "default": "/run/haproxy-node/admin.sock"},
             "ready_timeout": {"type": "int", "default": 60},
