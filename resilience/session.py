@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from . import analysis, checks, ledger
 from .client import Client
-from .environment import Environment, RefusedError, status
+from .environment import Environment, Health, RefusedError, status
 from .faults import Fault
 from .fleet import Fleet, HostError
 from .load import Load, lines
@@ -123,10 +123,12 @@ class Session:
         else:
             try:
                 self._perform(fault, outcome)
-            except RefusedError as error:
-                outcome.skipped = str(error)
-            except HostError as error:
-                outcome.problems.append(str(error))
+            except (HostError, RefusedError) as error:
+                # Only what is refused before anything was broken leaves a fault out.
+                if isinstance(error, RefusedError) and not outcome.target:
+                    outcome.skipped = str(error)
+                else:
+                    outcome.problems.append(str(error))
         self.keep()
         self._tell(outcome)
         return outcome
@@ -194,7 +196,10 @@ class Session:
         begin = self.load.now() if since is None else since
         while True:
             asked = self.load.now()
-            health = status(self.environment)
+            try:
+                health = status(self.environment)
+            except RefusedError as error:
+                health = Health(False, [str(error)])
             if health.healthy:
                 return asked - begin
             if self.load.now() - begin > timeout:

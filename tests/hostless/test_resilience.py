@@ -846,12 +846,14 @@ def outage(kind: type, **settings: object) -> faults.Fault:
         kind.away = lambda *_: None
 
     values = {
+        "find": faults.first("app"),
+        "inject": inject,
         "held": 0.5,
         "heal": heal,
         "watched": 1.0,
         "limits": (analysis.Limit("writes_back", 10), *faults.NOTHING_LOST),
     }
-    return faults.Fault("outage", "host", "writes are refused", faults.first("app"), inject, **(values | settings))
+    return faults.Fault("outage", "host", "writes are refused", **(values | settings))
 
 
 def test_a_fault_is_performed_measured_and_kept(session):
@@ -902,6 +904,26 @@ def test_what_does_not_fit_is_left_out(session):
     assert outcome.skipped == "app has 3 of the 9 hosts that it takes"
     assert not outcome.passed
     assert lines == ["outage: SKIPPED: app has 3 of the 9 hosts that it takes"]
+
+
+def refuse(*words: object) -> None:
+    """Refuse whatever it is."""
+    raise environment.RefusedError("no")
+
+
+def test_only_what_was_refused_before_anything_broke_is_left_out(session, monkeypatch):
+    kind, running, _ = session
+    assert running.perform(outage(kind, find=refuse)).skipped == "no"
+    monkeypatch.setattr(checks, "unsettled", refuse)
+    running._settle = True
+    outcome = running.perform(outage(kind))
+    assert (outcome.skipped, outcome.problems, outcome.passed) == ("", ["no"], False)
+    # So is a status that says nothing: it is waited for, and then told.
+    monkeypatch.setattr(sessions, "status", refuse)
+    monkeypatch.setattr(sessions, "WELL", 0.1)
+    outcome = running.perform(outage(kind))
+    assert (outcome.skipped, outcome.at, outcome.passed) == ("", 0.0, False)
+    assert outcome.problems == ["after 0.1 s still not well: no"]
 
 
 def test_what_was_broken_is_mended_also_when_somebody_interrupts(session, monkeypatch):
