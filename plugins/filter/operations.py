@@ -39,7 +39,8 @@ def operation_plan(members: list[Mapping], hostvars: Mapping) -> dict:
         **{key: plan[key] for key in ("id", "leader", "steps", "problems", "pending")},
         "conductor": conductor,
         "due": bool(plan["steps"]) and not plan["problems"],
-        "said": f"PostgreSQL: {leader} leads; " + (f"to do: {', '.join(steps)}" if steps else "there is nothing to do"),
+        "said": f"PostgreSQL: {leader} leads"
+        + (f"; to do: {', '.join(steps)}" if steps else " already; there is nothing to do"),
     }
 
 

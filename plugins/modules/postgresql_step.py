@@ -69,7 +69,7 @@ options:
     type: float
     default: 3
   hold:
-    description: Seconds that the poolers hold their clients at most after that.
+    description: Seconds that the poolers hold their clients at most after that; twice that while the primary restarts.
     type: float
     default: 15
   settle:
@@ -255,7 +255,7 @@ class Operation:
             return candidate if self.within(deadline, has_moved) else ""
 
         start = time.monotonic()
-        seconds = self.hold(act, moved=True)
+        seconds = self.hold(act, self.parameters["hold"], moved=True)
         if not has_moved():
             self.wait(has_moved, f"{candidate} leads")
             seconds = time.monotonic() - start
@@ -290,7 +290,7 @@ class Operation:
             return primary if self.within(deadline, is_back) else ""
 
         start = time.monotonic()
-        seconds = self.hold(act, without="" if member.leads else name)
+        seconds = self.hold(act, 2 * self.parameters["hold"], without="" if member.leads else name)
         if not is_back():
             self.wait(is_back, f"PostgreSQL runs again on {name}")
             seconds = time.monotonic() - start
@@ -310,11 +310,12 @@ class Operation:
             "held": self.held,
         }
 
-    def hold(self, act: Callable[[float], str], moved: bool = False, without: str = "") -> float:
+    def hold(self, act: Callable[[float], str], longest: float, moved: bool = False, without: str = "") -> float:
         """Do something while the poolers hold their clients; return how long it took.
 
         Parameters:
             act: does it until a deadline, and returns who leads then, or nothing where it is not done by then.
+            longest: seconds that it may take while clients are held.
             moved: whether another member leads afterwards.
             without: a replica that it concerns alone. Clients are held only until all use others.
         Errors:
@@ -330,7 +331,7 @@ class Operation:
                 )
             primary = ""
             try:
-                longest = its["settle"] if without else its["hold"]
+                longest = its["settle"] if without else longest
                 message = {
                     "do": "hold",
                     "ports": [its["replica_port"]] if without else [its["primary_port"], its["replica_port"]],

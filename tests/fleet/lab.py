@@ -347,7 +347,8 @@ class Load:
     """Clients on kept connections, until stopped. Bounded in number and time.
 
     A request whose reused connection closed before any byte of the answer is sent once more on a new one, as clients
-    do, if it is safe; those are counted as `reopened`. Anything else but a 2xx counts as failed.
+    do, if it is safe or carries an Idempotency-Key; those are counted as `reopened`. Anything else but a 2xx counts as
+    failed.
 
     Parameters:
         host: the host that they ask, or `virtual`.
@@ -355,6 +356,7 @@ class Load:
         port: its port; by default HTTPS.
         clients: how many.
         headers: further headers.
+        keyed: whether each request carries an Idempotency-Key of its own.
         method, body: the request, GET without a body by default.
         longest: seconds after which they end by themselves.
         pause: seconds between two requests of a client. The machine is small: a load that leaves it no time would test
@@ -364,11 +366,11 @@ class Load:
     def __init__(
         self, host: str, path: str, port: int | None = None, clients: int = 6, headers: dict | None = None,
         method: str = "GET", body: Callable[[], dict] | None = None, longest: float = 300,
-        pause: float = 0.01,
+        pause: float = 0.01, keyed: bool = False,
     ) -> None:  # fmt: skip
         self.host, self.path, self.port, self.clients = host, path, port, clients
         self.headers, self.method, self.body = headers or {}, method, body
-        self.longest, self.pause = longest, pause
+        self.longest, self.pause, self.keyed = longest, pause, keyed
         self.good = 0
         self.reopened = 0
         self.failed: list[str] = []
@@ -394,6 +396,7 @@ class Load:
         while not self._stop.is_set() and time.monotonic() < self._end:
             body = json.dumps(self.body()).encode() if self.body else None
             headers = self.headers | ({"Content-Type": "application/json"} if body else {})
+            headers |= {"Idempotency-Key": str(uuid.uuid4())} if self.keyed else {}
             start = time.monotonic()
             for attempt in (1, 2):
                 try:
@@ -404,7 +407,7 @@ class Load:
                     closed = isinstance(error, ConnectionError) and not fresh
                     connection, was_fresh = connect(self.host, self.port, 20), fresh
                     fresh = True
-                    if attempt == 1 and closed and self.method == "GET" and not was_fresh:
+                    if attempt == 1 and closed and (self.method == "GET" or self.keyed) and not was_fresh:
                         with self._lock:
                             self.reopened += 1
                         continue

@@ -55,6 +55,17 @@ def test_a_changed_file_goes_to_the_other_slot():
     assert found == slot.Plan("blue", True, False, "green", ["/env changed"])
 
 
+def test_a_restart_that_is_asked_for_goes_to_the_other_slot():
+    found = plan(Found("b", running=True, asked=True), live="blue")
+    assert found == slot.Plan("green", True, False, "blue", ["a restart was asked for"])
+
+
+def test_a_restart_that_was_cut_off_is_finished():
+    """The other slot runs already: it is not started again."""
+    found = plan(Found("b", running=True, asked=True), Found("b", running=True), "blue")
+    assert (found.slot, found.start, found.retire) == ("green", False, "blue")
+
+
 def test_a_stopped_live_slot_is_started_in_place():
     assert plan(Found("b"), Found("a"), "blue") == slot.Plan("blue", True, False, "", [])
 
