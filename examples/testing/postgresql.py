@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,6 +106,34 @@ class PostgreSQL:
         with psycopg.connect(self.url.removesuffix("postgres") + database) as connection:
             connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             yield
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the whole server be silent until the end of the block, its connections open; new ones are silent too."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        pids = [self._process.pid, *map(int, children)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def refusing(self, database: str) -> Iterator[None]:
+        """Cut the connections to a database, and answer new ones with an error, as a pooler does that has no server."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+            try:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (database,)
+                )
+                yield
+            finally:
+                connection.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
 
     def waiting(self, database: str) -> int:
         """Return how many statements of a database wait for a lock."""

@@ -1,8 +1,10 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import httpx
+import pytest
 
 from testing.postgresql import DatabaseUrls, PostgreSQL
 from testing.processes import wait_until
@@ -54,3 +56,39 @@ def test_an_outage_of_the_database_ends_with_it(orders: Service, user_id: int, p
         postgres.start()
     assert orders.http.post("/orders", **request).status_code == 201
     assert orders.http.get("/orders").status_code == 200
+
+
+def test_reads_that_need_no_primary_go_on_while_writes_wait(
+    variables: dict[str, str], user_id: int, postgres: PostgreSQL, database: DatabaseUrls, migrated: DatabaseUrls
+) -> None:
+    replica = postgres.copy_database("replica", migrated)
+    here = {"DATABASE_READ_URL": replica.application, "DATABASE_TIMEOUT": "3", "DATABASE_POOL_SIZE": "2"}
+    with service("orders", {**variables, **here}) as orders, ThreadPoolExecutor(30) as pool:
+        assert orders.http.get("/orders").status_code == 200
+        with postgres.blocked(database.name, "orders"):
+            waiting = [pool.submit(orders.http.post, "/orders", json=body(user_id)) for _ in range(30)]
+            wait_until(lambda: postgres.waiting(database.name) == 4, seconds=5, what="every connection waits")
+            for _ in range(20):
+                answer = orders.http.get("/orders")
+                assert (answer.status_code, answer.elapsed < timedelta(seconds=1)) == (200, True)
+            answers = [each.result() for each in waiting]
+        assert {(answer.status_code, answer.headers["Retry-After"]) for answer in answers} == {(503, "2")}
+        assert orders.http.post("/orders", json=body(user_id)).status_code == 201
+
+
+@pytest.mark.parametrize("how", ["frozen", "refusing"])
+def test_a_write_is_told_to_come_back(
+    variables: dict[str, str], user_id: int, postgres: PostgreSQL, migrated: DatabaseUrls, how: str
+) -> None:
+    """By its key it is one order then, whatever became of the first attempt."""
+    sales = postgres.copy_database(how, migrated)
+    request = {"json": body(user_id), "headers": {"Idempotency-Key": how}}
+    here = {**variables, "DATABASE_URL": sales.application, "DATABASE_TIMEOUT": "1"}
+    with service("orders", here) as orders:
+        assert orders.http.get("/orders").status_code == 200
+        with postgres.frozen() if how == "frozen" else postgres.refusing(sales.name):
+            answer = orders.http.post("/orders", **request)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+            assert answer.elapsed < timedelta(seconds=2.5)
+        assert orders.http.post("/orders", **request).status_code == 201
+        assert len(orders.http.get("/orders").json()["orders"]) == 1

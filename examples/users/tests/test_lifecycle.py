@@ -1,6 +1,7 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -85,3 +86,51 @@ def test_a_database_that_hangs_is_given_up(
             assert {answer.status_code for answer in answers} == {503}
             assert time.monotonic() - begun < 8
         assert [users.http.get("/users").status_code for _ in range(10)] == [200] * 10
+
+
+def test_reads_that_need_no_primary_go_on_while_writes_wait(
+    variables: dict[str, str], postgres: PostgreSQL, database: DatabaseUrls, migrated: DatabaseUrls
+) -> None:
+    replica = postgres.copy_database("replica", migrated)
+    here = {"DATABASE_READ_URL": replica.application, "DATABASE_TIMEOUT": "3", "DATABASE_POOL_SIZE": "2"}
+    person = {"email": "cached@lifecycle.example.org", "name": "Known"}
+    with service("users", {**variables, **here}) as users, ThreadPoolExecutor(30) as pool:
+        known = users.http.post("/users", json=person).headers["Location"]
+        assert users.http.get(known).status_code == 200
+        with postgres.blocked(database.name, "users"):
+            waiting = [
+                pool.submit(users.http.post, "/users", json={"email": f"waits{n}@example.org", "name": "W"})
+                for n in range(30)
+            ]
+            wait_until(lambda: postgres.waiting(database.name) == 4, seconds=5, what="every connection waits")
+            for _ in range(20):
+                cached, listed = users.http.get(known), users.http.get("/users")
+                assert (cached.status_code, cached.headers["X-Cache"], listed.status_code) == (200, "hit", 200)
+                assert max(cached.elapsed, listed.elapsed) < timedelta(seconds=1)
+            answers = [each.result() for each in waiting]
+        assert {(answer.status_code, answer.headers["Retry-After"]) for answer in answers} == {(503, "2")}
+        assert max(answer.elapsed for answer in answers) < timedelta(seconds=5)
+        assert users.http.post("/users", json={**person, "email": "after@example.org"}).status_code == 201
+
+
+def test_a_server_that_answers_nothing_keeps_nobody_beyond_the_timeout(
+    variables: dict[str, str], postgres: PostgreSQL
+) -> None:
+    """Not even for what psycopg does about a statement that is given up: it asks the same server to cancel it."""
+    person = {"email": "frozen@lifecycle.example.org", "name": "Cold"}
+    with service("users", {**variables, "DATABASE_TIMEOUT": "1"}) as users, ThreadPoolExecutor(4) as pool:
+        assert users.http.get("/users").status_code == 200
+        with postgres.frozen():
+            answers = list(pool.map(lambda _: users.http.post("/users", json=person), range(8)))
+        assert {(answer.status_code, answer.headers["Retry-After"]) for answer in answers} == {(503, "2")}
+        assert max(answer.elapsed for answer in answers) < timedelta(seconds=3)
+        assert users.http.post("/users", json=person).status_code == 201
+
+
+def test_a_login_that_is_refused_is_told_at_once(users: Service, postgres: PostgreSQL, database: DatabaseUrls) -> None:
+    person = {"email": "refused@lifecycle.example.org", "name": "Quick"}
+    with postgres.refusing(database.name):
+        answer = users.http.post("/users", json=person)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert answer.elapsed < timedelta(seconds=1)
+    assert users.http.post("/users", json=person).status_code == 201

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from psycopg import AsyncConnection
+from psycopg.waiting import wait_async
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -27,6 +29,22 @@ def driver_url(url: str) -> URL:
     return make_url(url).set(drivername="postgresql+psycopg")
 
 
+class Connection(AsyncConnection[Any]):
+    """A connection that hangs up when the task that waits for it is cancelled.
+
+    psycopg asks the server to cancel the statement, and waits up to ten seconds for both. While the primary is away
+    nobody answers either, and whoever waits for us has a deadline.
+    """
+
+    async def wait(self, gen: Any, *arguments: Any, **more: Any) -> Any:
+        """Wait for the server, as psycopg does all of its waiting."""
+        try:
+            return await wait_async(gen, self.pgconn.socket, *arguments, **more)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+
 class Database:
     """A small pool of connections of this process.
 
@@ -45,7 +63,7 @@ class Database:
             pool_timeout=timeout,
             pool_pre_ping=True,
             pool_recycle=1800,
-            connect_args=CONNECT_ARGUMENTS,
+            async_creator=lambda: Connection.connect(url, **CONNECT_ARGUMENTS),
         )
         self._reads = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
