@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import httpx
+import psycopg
 import pytest
 
 from testing.postgresql import DatabaseUrls, PostgreSQL
@@ -111,6 +112,31 @@ def test_reads_that_need_no_primary_go_on_while_writes_wait(
         assert {(answer.status_code, answer.headers["Retry-After"]) for answer in answers} == {(503, "2")}
         assert max(answer.elapsed for answer in answers) < timedelta(seconds=5)
         assert users.http.post("/users", json={**person, "email": "after@example.org"}).status_code == 201
+
+
+def test_a_user_who_is_not_cached_comes_from_a_replica_while_the_primary_is_away(
+    variables: dict[str, str], postgres: PostgreSQL, migrated: DatabaseUrls
+) -> None:
+    primary, replica = (postgres.copy_database(name, migrated) for name in ("ahead", "behind"))
+    for urls, name in ((primary, "New"), (replica, "Old")):
+        with psycopg.connect(urls.application) as connection:
+            connection.execute("INSERT INTO users (email, name) VALUES ('a@example.org', %s)", (name,))
+    here = {
+        "DATABASE_URL": primary.application,
+        "DATABASE_READ_URL": replica.application,
+        "PRIMARY_TIMEOUT": "0.5",
+        "REDIS_URL": variables["REDIS_URL"].removesuffix("0") + "1",
+    }
+    with service("users", {**variables, **here}) as users:
+        with postgres.blocked(primary.name, "users"):
+            for _ in range(2):
+                answer = users.http.get("/users/1")
+                assert (answer.status_code, answer.json()["name"], answer.headers["X-Cache"]) == (200, "Old", "miss")
+            # Who is not there may be too young for a replica.
+            assert users.http.get("/users/2").status_code == 503
+        assert users.http.get("/users/2").status_code == 404
+        answers = [users.http.get("/users/1") for _ in range(2)]
+        assert [(each.json()["name"], each.headers["X-Cache"]) for each in answers] == [("New", "miss"), ("New", "hit")]
 
 
 def test_a_server_that_answers_nothing_keeps_nobody_beyond_the_timeout(

@@ -16,6 +16,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -41,8 +42,18 @@ return 1
 """
 
 T = TypeVar("T")
-Loader = Callable[[], Awaitable[bytes | None]]
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a database said: a user, or None where it knows none, and whether it is young enough to be kept."""
+
+    user: bytes | None
+    keep: bool
+
+
+Loader = Callable[[], Awaitable[Loaded]]
 
 
 class CacheAwayError(Exception):
@@ -128,7 +139,7 @@ class UserCache:
 
         Args:
             user_id: Which one.
-            load: Asks the database; None means that there is no such user, which is not cached.
+            load: Asks the database; that there is no such user is not cached.
 
         Returns:
             The user, and whether it was found in the cache at once.
@@ -187,20 +198,20 @@ class UserCache:
                 if held:
                     break
                 if time.monotonic() > give_up:
-                    return await load()
+                    return (await load()).user
                 await asyncio.sleep(POLL_SECONDS)
         except CacheAwayError:
-            return await load()
-        value = None
+            return (await load()).user
+        loaded = Loaded(None, keep=False)
         try:
-            value = await load()
+            loaded = await load()
         finally:
-            lifetime = 0 if value is None else self._lifetime()
+            lifetime = self._lifetime() if loaded.user is not None and loaded.keep else 0
             try:
-                await self._call(lambda _: self._fill(keys=keys, args=[lease, value or b"", lifetime]))
+                await self._call(lambda _: self._fill(keys=keys, args=[lease, loaded.user or b"", lifetime]))
             except CacheAwayError:
                 log.debug("user %d was read but not cached", user_id)
-        return value
+        return loaded.user
 
     async def _call(self, command: Callable[[Redis], Awaitable[T]], *, always: bool = False) -> T:
         """Run one command.

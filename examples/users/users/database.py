@@ -82,13 +82,16 @@ class Database:
             yield session
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
+    async def reading(self, timeout: float | None = None) -> AsyncIterator[AsyncSession]:
         """Give a session for reads, each statement on its own: no round trips for BEGIN and COMMIT.
+
+        Args:
+            timeout: Seconds that it may take; None is what the database was made with.
 
         Raises:
             DatabaseUnavailableError: The database is away or too slow.
         """
-        async with self._translated(), AsyncSession(self._reads, expire_on_commit=False) as session:
+        async with self._translated(timeout), AsyncSession(self._reads, expire_on_commit=False) as session:
             yield session
 
     async def close(self) -> None:
@@ -96,9 +99,9 @@ class Database:
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
+    async def _translated(self, timeout: float | None = None) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout or self._timeout):
                 yield
         except (OperationalError, InterfaceError, PoolTimeout, TimeoutError) as error:
             raise DatabaseUnavailableError(reason(error)) from error

@@ -9,9 +9,10 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Request, Response
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import ASGIApp
 
-from users.cache import UserCache
+from users.cache import Loaded, UserCache
 from users.database import Database, DatabaseUnavailableError
 from users.logs import configure_logging
 from users.models import User
@@ -68,11 +69,18 @@ def create_app(settings: Settings) -> ASGIApp:
     async def read_user(user_id: UserId, request: Request) -> Response:
         """Return one user; `X-Cache` says whether the cache had it."""
 
-        async def load() -> bytes | None:
+        async def load() -> Loaded:
             # A replica may be behind a change, and the cache would keep what it said.
-            async with request.app.state.primary.reading() as session:
-                user = await session.scalar(select(User).where(User.id == user_id))
-            return None if user is None else UserOut.model_validate(user).model_dump_json().encode()
+            try:
+                async with request.app.state.primary.reading(settings.primary_timeout) as session:
+                    return Loaded(await find(session, user_id), keep=True)
+            except DatabaseUnavailableError:
+                async with request.app.state.replica.reading() as session:
+                    found = Loaded(await find(session, user_id), keep=False)
+                # Who is not there may be too young for a replica.
+                if found.user is None:
+                    raise
+                return found
 
         body, hit = await request.app.state.cache.read(user_id, load)
         headers = {"X-Cache": "hit" if hit else "miss"}
@@ -117,6 +125,12 @@ def create_app(settings: Settings) -> ASGIApp:
         return UserPage(users=users[:limit], next=users[limit - 1].id if len(users) > limit else None)
 
     return add_basics(app, node_name=settings.node_name, lifecycle=lifecycle)
+
+
+async def find(session: AsyncSession, user_id: int) -> bytes | None:
+    """Return a user as the cache keeps it; None where there is none."""
+    user = await session.scalar(select(User).where(User.id == user_id))
+    return None if user is None else UserOut.model_validate(user).model_dump_json().encode()
 
 
 app = create_app(Settings.from_environment())

@@ -22,6 +22,7 @@ class Settings:
         database_read_url: A replica; the primary where the environment names none.
         database_pool_size: Connections that one process keeps open to each of the two.
         database_timeout: A transaction that takes longer is given up.
+        primary_timeout: How long one user is asked of the primary before a replica is.
         redis_url: The cache; None runs without one.
         cache_ttl: How long a cached user is served at most.
         cache_timeout: How long one call to the cache may take.
@@ -34,6 +35,7 @@ class Settings:
     database_read_url: str
     database_pool_size: int = 5
     database_timeout: float = 15.0
+    primary_timeout: float = 2.0
     redis_url: str | None = None
     cache_ttl: float = 60.0
     cache_timeout: float = 0.25
@@ -59,6 +61,7 @@ class Settings:
             database_read_url=text(environment, "DATABASE_READ_URL") or database_url,
             database_pool_size=int(number(environment, "DATABASE_POOL_SIZE", 5, minimum=1)),
             database_timeout=number(environment, "DATABASE_TIMEOUT", 15, minimum=0.1),
+            primary_timeout=number(environment, "PRIMARY_TIMEOUT", 2, minimum=0.1),
             redis_url=text(environment, "REDIS_URL") or None,
             cache_ttl=number(environment, "CACHE_TTL", 60, minimum=1),
             cache_timeout=number(environment, "CACHE_TIMEOUT", 0.25, minimum=0.01),
