@@ -36,11 +36,14 @@ class Systemd:
         } | properties
         self.calls: list[list[str]] = []
         self.failing = ""
+        self.refusing = ""
 
     def run_command(self, words: list[str]) -> tuple[int, str, str]:
         self.calls.append(words)
         if words[0] == "journalctl":
             return 0, "last words\n", ""
+        if words[0] != "systemctl":
+            return int(words[0] == self.refusing), "", ""
         if words[1] == "show":
             wanted = [word.removeprefix("--property=") for word in words if word.startswith("--property=")]
             return 0, "".join(f"{name}={self.properties[name]}\n" for name in wanted), ""
@@ -379,6 +382,31 @@ def test_what_a_full_disk_kept_from_being_recorded_is_made_up_for(module, files)
     assert "File too large" in result["msg"]
     assert module(systemd, **arguments)["actions"] == ["reload"]
     assert module(systemd, **arguments)["changed"] is False
+
+
+def test_what_must_wait_is_held_and_made_up_for(module, files):
+    """The command is asked only where something is to be done, and what it held counts as not done."""
+    systemd = Systemd()
+    arguments = {"restart_on": [str(files["a"])], "reload_on": [str(files["b"])], "unless": ["leads", "x"]}
+    module(systemd, **arguments)
+    assert ["leads", "x"] not in systemd.calls
+    files["b"].write_text("new")
+    for check in (True, False, False):
+        result = module(systemd, check=check, **arguments)
+        assert (result["changed"], result["held"], result["changed_files"]) == (False, ["reload"], [])
+        assert systemd.done == []
+    files["a"].write_text("new")
+    assert module(systemd, **arguments)["held"] == ["restart"]
+    systemd.refusing = "leads"
+    result = module(systemd, **arguments)
+    assert (result["actions"], result["held"]) == (["restart"], [])
+    assert module(systemd, **arguments)["changed"] is False
+
+
+def test_what_does_not_run_is_started_whatever_would_hold_it(module):
+    systemd = Systemd(ActiveState="inactive")
+    assert module(systemd, unless=["leads"])["actions"] == ["start"]
+    assert ["leads"] not in systemd.calls
 
 
 def test_a_start_by_something_else_counts(module, files):

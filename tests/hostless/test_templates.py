@@ -441,6 +441,10 @@ def test_redis_waits_for_a_replica_where_there_can_be_one(single, ha):
     assert '\nmaxmemory "256mb"\nmaxmemory-policy "noeviction"\nappendonly "yes"\nsave ""\n' in text(
         ha, "cache2", "/etc/redis/redis-queue.runtime.conf"
     )
+    drop_in = "/etc/systemd/system/redis-server@.service.d/terrace.conf"
+    assert text(single, "solo", drop_in) == text(ha, "cache2", drop_in), "growing would restart the master"
+    assert "\nMEMBERS='192.0.2.31 192.0.2.32 192.0.2.33'\n" in text(ha, "cache2", "/etc/redis/redis-queue.env")
+    assert "\nqueue 6380 192.0.2.31 192.0.2.31 192.0.2.32 192.0.2.33\n" in text(ha, "cache2", "/etc/redis/sentinel.env")
     assert "\nQUORUM=1\n" in text(single, "solo", "/etc/redis/sentinel.env")
     assert "\nQUORUM=2\n" in text(ha, "cache3", "/etc/redis/sentinel.env")
     assert r"connected_slaves:[0-9]" in text(single, "solo", "/etc/haproxy/node.cfg")
