@@ -93,7 +93,7 @@ def test_answers_are_held_against_the_whole_inventory(ha):
         ("shop", ["app1", "app2", "app3"], True),
         ("stock", ["app1", "app2", "app3"], False),
     ]
-    assert found["addresses"][0] == ["search-index", "curl --cacert /nowhere/pki/ca.crt https://192.0.2.11/"]
+    assert found["addresses"][0] == ["search-index", "curl --cacert /nowhere/pki/ca.crt https://192.0.2.10/"]
 
 
 def test_clients_are_told_the_virtual_address():
