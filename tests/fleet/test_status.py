@@ -117,7 +117,12 @@ def test_a_slot_that_is_stopped_by_hand(hosts, mended):
 
 def test_a_host_that_does_not_answer(hosts, mended):
     """It is found out soon, and the others are told of; the host itself only has no way back to the controller."""
-    host = hosts[lab.GROUPS["cache"][-1]]
+    # Not one that leads: until another does, that would be told, too.
+    host = next(
+        hosts[name]
+        for name in lab.GROUPS["cache"]
+        if all(hosts[name].try_run(f"redis-instance leads {instance}").returncode for instance in ("cache", "queue"))
+    )
     silence = f"sleep 1; ip route add blackhole {lab.GATEWAY}; sleep 40; ip route del blackhole {lab.GATEWAY}"
     host.run(f"systemd-run --collect sh -c '{silence}'")
     # By then connections that were kept have been given up.
