@@ -1,6 +1,6 @@
 """One host of database and cache grows to three while it serves: hosts are added, and site.yml runs once.
 
-The last of the scenario's files: it changes the inventory for good.
+Before it, the scenario's machine serves alone; the inventory is changed for good.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def grown(playbook) -> dict:
     for group in VOTERS:
         alone = f"    {group}:\n      hosts:\n        solo1:\n"
         assert text.count(alone) == 1, group
-        third = "        solo3: {ansible_host: 10.77.0.63}\n" if group == "cache" else "        solo3:\n"
-        text = text.replace(alone, alone + "        solo2:\n" + third)
+        new = [f"        solo{n}:" + (f" {{ansible_host: 10.77.0.6{n}}}" if group == "cache" else "") for n in (2, 3)]
+        text = text.replace(alone, alone + "\n".join(new) + "\n")
     before = started(solo)
     order = make_order(user)
     inventory.write_text(text)

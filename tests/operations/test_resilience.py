@@ -18,8 +18,6 @@ from resilience import environment, faults, session
 from resilience.__main__ import write_page
 from resilience.fleet import Fleet
 
-pytestmark = pytest.mark.usefixtures("back_home")
-
 FAULTS = (
     "kill-balancer",
     "kill-keepalived",
