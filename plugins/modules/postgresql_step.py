@@ -11,7 +11,7 @@ description:
   - Nothing is held longer than O(drain) and O(hold) seconds, and less if anything fails.
 options:
   step:
-    description: One of the steps of M(postgresql_plan), or C({action: end}), which lets the poolers go.
+    description: One of the steps of M(postgresql_plan), or one whose action is C(end), which lets the poolers go.
     type: dict
     required: true
   name:
