@@ -50,9 +50,9 @@ def test_a_load_balancer_reboots_and_the_other_serves(hosts, name):
     assert lab.holders(hosts) == [other]
 
 
-@pytest.mark.parametrize("name", [*lab.GROUPS["cache"], *lab.GROUPS["database"]])
+@pytest.mark.parametrize("name", [lab.GROUPS["cache"][0], lab.GROUPS["database"][0]])
 def test_a_host_with_data_reboots_and_the_stack_goes_on(hosts, name):
-    """One at a time, the primary and the masters among them; nothing that was acknowledged is lost."""
+    """Whatever leads there is led elsewhere meanwhile; nothing that was acknowledged is lost."""
     before = lab.ask("lb1", "/users/1").body
     made = []
     with lab.Load("lb1", "/users/1", clients=3) as load:
