@@ -95,8 +95,6 @@ errors:
   sample: {sentinel: Connection refused}
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -115,6 +113,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import haproxy_stat
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.releases import releases_of
 
@@ -299,19 +298,14 @@ def holds(address: str) -> bool:
 def parse_servers(text: str) -> dict[str, dict[str, bool]]:
     """Return by backend and server of HAProxy's statistics whether it takes requests."""
     found: dict[str, dict[str, bool]] = {}
-    for row in csv.DictReader(io.StringIO(text.removeprefix("# "))):
+    for row in haproxy_stat.parse_rows(text, ","):
         found.setdefault(row["pxname"], {})[row["svname"]] = row["status"].startswith(("UP", "no check"))
     return found
 
 
 def servers(path: str) -> dict[str, dict[str, bool]]:
     """Ask one HAProxy which servers of its backends take requests."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(SECONDS)
-        client.connect(path)
-        client.sendall(b"show stat -1 4 -1\n")
-        answer = b"".join(iter(lambda: client.recv(65536), b""))
-    return parse_servers(answer.decode(errors="replace"))
+    return parse_servers(haproxy_stat.ask(path, "show stat -1 4 -1", SECONDS))
 
 
 def balancer(address: str, port: int, path: str) -> bool:

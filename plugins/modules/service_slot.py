@@ -98,13 +98,13 @@ import contextlib
 import fcntl
 import os
 import platform
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.haproxy_stat import ask, parse_rows
 from ansible.module_utils.releases import ROOT, SLOTS, releases_of, write_atomically
 from ansible.module_utils.systemd_unit import Unit, UnitError
 
@@ -195,16 +195,6 @@ def make_plan(slots: dict[str, Found], live: str, wanted: str) -> Plan:
     )
 
 
-def parse_rows(text: str, separator: str) -> list[dict[str, str]]:
-    """Return the rows of a table that HAProxy prints, whose line of names starts with `# `."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    start = next((number for number, line in enumerate(lines) if line.startswith("# ")), None)
-    if start is None:
-        return []
-    names = lines[start][2:].split(separator)
-    return [dict(zip(names, line.split(separator), strict=False)) for line in lines[start + 1 :]]
-
-
 @dataclass(frozen=True)
 class Server:
     """What the node proxy knows of one slot.
@@ -246,17 +236,12 @@ class Proxy:
         Raises SlotError where the proxy cannot be reached.
         """
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(10)
-                connection.connect(self.path)
-                connection.sendall(f"{command}\n".encode())
-                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            return ask(self.path, command)
         except OSError as error:
             raise SlotError(
                 f"the node proxy does not answer on {self.path} ({error.strerror or error}): "
                 "see `systemctl status haproxy@node`, or let site.yml set it up"
             ) from error
-        return answer.decode(errors="replace")
 
     def tell(self, slot: str, setting: str) -> None:
         """Change a setting of a slot's server, such as "state drain", in every backend where it has one of its own."""
