@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +28,8 @@ from orders.schemas import OrderOut
 POLL_SECONDS = 0.5
 SETTLED_SECONDS = 2.0
 PAGE = 200
+# How long a stop waits for those who listen to be told; longer than one of them may take.
+GOODBYE_SECONDS = 1.5
 # A listener that is this far behind is sent away; it can come back and go on where it was.
 QUEUE = 500
 
@@ -134,15 +136,19 @@ class Feed:
         finally:
             self._listeners.discard(one)
 
-    def stop(self) -> None:
-        """End every listener, and those to come."""
+    async def stop(self) -> None:
+        """End every listener, and those to come; wait a while until they said goodbye."""
         self.stopping = True
         for one in self._listeners:
             one.ended.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                while self._listeners:
+                    await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Stop, and wait until nothing is asked any more."""
-        self.stop()
+        await self.stop()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])

@@ -109,11 +109,11 @@ class EventStream(Response):
                 log.error("database is away: %s", error)
             except OSError:
                 gone = True
-        if not gone:
-            # Who does not read does not read this either.
-            with suppress(TimeoutError, OSError):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await write(f"retry: {come_back()}\n\n", more=False)
+            if not gone:
+                # Who does not read does not read this either.
+                with suppress(TimeoutError, OSError):
+                    async with asyncio.timeout(PATIENCE_SECONDS):
+                        await write(f"retry: {come_back()}\n\n", more=False)
 
 
 async def talk(socket: WebSocket, feed: Feed, *, node_name: str) -> None:
@@ -152,3 +152,5 @@ async def talk(socket: WebSocket, feed: Feed, *, node_name: str) -> None:
         with suppress(TimeoutError, RuntimeError):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await socket.close(code, json.dumps({"retry_ms": come_back()}))
+                # Until the client has read it: a server that stops cuts off what is still on its way.
+                await socket.receive()

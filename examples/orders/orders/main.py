@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> ASGIApp:
         lifecycle.at_stop(app.state.feed.stop)
         lifecycle.started()
         yield
-        lifecycle.stopped()
+        await lifecycle.stopped()
         await app.state.feed.close()
         await app.state.people.close()
         await app.state.replica.close()

@@ -9,7 +9,7 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import Any
 
@@ -59,16 +59,18 @@ class Lifecycle:
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
-        self._at_stop: list[Callable[[], None]] = []
+        self._at_stop: list[Callable[[], Awaitable[None]]] = []
+        self._leaving: asyncio.Task[None] | None = None
         self.ready = False
 
-    def at_stop(self, end: Callable[[], None]) -> None:
-        """Have something called on the event loop when the server begins to stop, after the delay.
+    def at_stop(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Have something done on the event loop before the server begins to stop, after the delay.
 
         A server waits for open connections before it ends the application, so that answers without an end need this.
+        The server hears of the stop only afterwards: servers cut connections short that did not end in time.
 
         Args:
-            end: What to call; more than once does no harm.
+            end: What to await; more than once does no harm. It has to end soon.
         """
         self._at_stop.append(end)
 
@@ -82,24 +84,28 @@ class Lifecycle:
                 signal.signal(each, self._handler(loop, server, delay))
         self.ready = True
 
-    def stopped(self) -> None:
-        """Stop being ready."""
+    async def stopped(self) -> None:
+        """Stop being ready, and end what is without an end."""
         self.ready = False
-        for end in self._at_stop:
-            end()
+        await asyncio.gather(*(end() for end in self._at_stop))
 
     def _handler(self, loop: asyncio.AbstractEventLoop, server: Handler, delay: float) -> Handler:
         def stop(number: int, frame: FrameType | None) -> None:
             first, self.ready = self.ready, False
-            if not delay:
-                loop.call_soon_threadsafe(self.stopped)
+            if first and (delay or self._at_stop):
+                loop.call_soon_threadsafe(leave, number, frame)
+            elif not delay:
                 server(number, frame)
-            elif first:
-                loop.call_soon_threadsafe(loop.call_later, delay, late, number, frame)
 
-        def late(number: int, frame: FrameType | None) -> None:
-            self.stopped()
-            server(number, frame)
+        def leave(number: int, frame: FrameType | None) -> None:
+            self._leaving = loop.create_task(late(number, frame))
+
+        async def late(number: int, frame: FrameType | None) -> None:
+            try:
+                await asyncio.sleep(delay)
+                await self.stopped()
+            finally:
+                server(number, frame)
 
         return stop
 

@@ -267,8 +267,11 @@ def test_streams_do_not_hold_up_a_stop(server: str, variables: dict[str, str], u
         assert 200 <= int(line.removeprefix("retry: ")) < 1000
         with pytest.raises(ConnectionClosed) as closed:
             connection.recv(10)
-        assert closed.value.rcvd.code == 1012
-        assert 200 <= json.loads(closed.value.rcvd.reason)["retry_ms"] < 1000
+        # granian takes signals by the event loop's own means, so it cannot be kept waiting: it may have stopped before
+        # the reason was sent. A client comes back as it does after a connection that broke.
+        if server != "granian" or closed.value.rcvd is not None:
+            assert closed.value.rcvd.code == 1012
+            assert 200 <= json.loads(closed.value.rcvd.reason)["retry_ms"] < 1000
         orders.process.wait(5)
         assert time.monotonic() - stopped < 5
         assert list(unread.blocks())[-1][0].startswith("retry: ")

@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> ASGIApp:
         app.state.cache = UserCache(settings.redis_url, ttl=settings.cache_ttl, timeout=settings.cache_timeout)
         lifecycle.started()
         yield
-        lifecycle.stopped()
+        await lifecycle.stopped()
         await app.state.cache.close()
         await app.state.replica.close()
         await app.state.primary.close()
