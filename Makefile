@@ -141,13 +141,9 @@ test: setup-lab ## Run every check there is, the whole lab included
 	        sed -n -e '/short test summary info/,/ in [0-9.]*s/p' -e '/fatal: /p' -e '/\[ERROR\]/p' | cut -c1-200 | tail -n 40; \
 	    exit 1; }
 
-.PHONY: test-operations test-growing
-test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (not part of `make test`)
+.PHONY: test-operations
+test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load; `make test` does so too
 	@pytest -v tests/operations
-test-growing: setup-lab ## Grow one machine to three under load, in the scenario `single` (not part of `make test`)
-	@molecule destroy -s single && molecule create -s single && molecule converge -s single
-	@LAB_INVENTORY=.terrace/single/inventory/single pytest -v tests/growing
-	@molecule destroy -s single
 
 .PHONY: bench bench-report
 bench: setup-lab ## Measure into docs/benchmarks.md; makes the lab anew (PARTS=all, ROUNDS=3)

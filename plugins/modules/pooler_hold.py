@@ -78,8 +78,9 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.guard import guarded
 from ansible.module_utils.haproxy_stat import follow_primary, leave_out_replica, servers_up, take_in_replicas
-from ansible.module_utils.pooler import Pooler, guarded
+from ansible.module_utils.pooler import Pooler
 from ansible.module_utils.postgresql_wire import WireError
 from ansible.module_utils.rendezvous import Peer, client_context, join
 

@@ -134,12 +134,14 @@ held:
   returned: when something was done
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.guard import guarded
 from ansible.module_utils.patroni_cluster import Cluster, ClusterError, Rest, ask_cluster, cluster_problems
 from ansible.module_utils.postgresql_wire import Session, WireError
 from ansible.module_utils.rendezvous import Conductor, client_context, server_context
@@ -151,6 +153,8 @@ SETTLE_POLL_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
 # For the rest of the cluster to be well before a step begins.
 BEFORE_SECONDS = 60
+# For Patroni to act by a changed configuration: several of its rounds.
+CONFIGURED_SECONDS = 30
 
 
 class Request(threading.Thread):
@@ -254,13 +258,66 @@ class Operation:
             request.start()
             return candidate if self.within(deadline, has_moved) else ""
 
-        start = time.monotonic()
-        seconds = self.hold(act, self.parameters["hold"], moved=True)
-        if not has_moved():
-            self.wait(has_moved, f"{candidate} leads")
-            seconds = time.monotonic() - start
+        with self.named_replicas(leader.name, candidate):
+            start = time.monotonic()
+            seconds = self.hold(act, self.parameters["hold"], moved=True)
+            if not has_moved():
+                self.wait(has_moved, f"{candidate} leads")
+                seconds = time.monotonic() - start
         self.settle(candidate, [candidate, leader.name])
         return self.report(f"{candidate} leads now instead of {leader.name}, after {seconds:.1f} s", candidate, seconds)
+
+    @contextlib.contextmanager
+    def named_replicas(self, leader: str, candidate: str) -> Iterator[None]:
+        """Have commits wait for replicas by name meanwhile, where they wait for a quorum of them otherwise.
+
+        When a leader is gone, Patroni has all but the candidate wait two seconds before they follow the new one. By a
+        quorum, nothing is committed until then. By names, Patroni has a new primary begin without any, and names its
+        replicas once they follow. Until that nobody else may lead, so nothing that was acknowledged can be lost.
+
+        Parameters:
+            leader, candidate: who leads, and who is to.
+        Errors:
+            ClusterError where the candidate does not become one of those named.
+        """
+        _, config = self.rests[leader].ask("GET", "/config")
+        if config.get("synchronous_mode") != "quorum" or config.get("synchronous_mode_strict"):
+            yield
+            return
+        count = config.get("synchronous_node_count")
+
+        def by_quorum() -> None:
+            self.configure({"synchronous_mode": "quorum", "synchronous_node_count": count})
+
+        its = self.parameters
+        longest = CONFIGURED_SECONDS + its["gather"] + its["drain"] + its["hold"] + its["settle"] + 3 * ANSWER_SECONDS
+        with guarded(by_quorum, longest):
+            self.configure({"synchronous_mode": True, "synchronous_node_count": len(self.rests) - 1})
+
+            def is_named() -> bool:
+                member = self.cluster().member(candidate)
+                return member is not None and member.role == "sync_standby"
+
+            if not self.within(time.monotonic() + CONFIGURED_SECONDS, is_named):
+                raise ClusterError(
+                    f"{candidate} did not become a synchronous replica within {CONFIGURED_SECONDS} s; look into "
+                    f"Patroni's log on {leader}: journalctl -u patroni"
+                )
+            yield
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        """Change the cluster's configuration through the first member that does it; ClusterError where none does."""
+        said = ""
+        for name in sorted(self.rests):
+            try:
+                status, answer = self.rests[name].ask("PATCH", "/config", settings)
+            except OSError as error:
+                said = f"{name}: {error}"
+                continue
+            if status == 200:
+                return
+            said = f"{name}: {status} {answer}"
+        raise ClusterError(f"Patroni does not take the configuration {settings}; {said}; run site.yml to set it right")
 
     def restart(self, step: dict[str, str]) -> dict[str, Any]:
         """Restart PostgreSQL on a member, in its role."""

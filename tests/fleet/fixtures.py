@@ -41,7 +41,8 @@ def ready_at_start() -> None:
 def playbook():
     """Return a function that runs ansible-playbook on the lab's inventory and returns its result.
 
-    It does so as `MITOGEN=1` has it, which takes half the time here; the scenarios' own runs are Ansible's plain ones.
+    It does so as `MITOGEN=1` has it, which takes half the time here, like the runs of the scenario `default`; those of
+    `single` are Ansible's plain ones.
     """
 
     def run(*words: str) -> subprocess.CompletedProcess:

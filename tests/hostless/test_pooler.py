@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.guard import guarded
 from ansible.module_utils.haproxy_stat import servers_up
-from ansible.module_utils.pooler import Pooler, busy_databases, guarded
+from ansible.module_utils.pooler import Pooler, busy_databases
 from ansible.module_utils.postgresql_wire import Session, WireError, parse_columns, parse_error, parse_row
 from ansible.module_utils.rendezvous import Conductor, client_context, join, server_context
 from cryptography import x509

@@ -1,6 +1,6 @@
 """One host of database and cache grows to three while it serves: hosts are added, and site.yml runs once.
 
-Before it, the scenario's machine serves alone; the inventory is changed for good.
+It comes after `test_single`, which has made the second machine an app node; the inventory is changed for good.
 """
 
 from __future__ import annotations
