@@ -295,6 +295,9 @@ class Operation:
             self.configure({"synchronous_mode": True, "synchronous_node_count": len(self.rests) - 1})
 
             def is_named() -> bool:
+                # PostgreSQL first: Patroni calls a member so at once, from what was true of the quorum.
+                if not self.waits_for(leader, candidate):
+                    return False
                 member = self.cluster().member(candidate)
                 return member is not None and member.role == "sync_standby"
 
@@ -304,6 +307,15 @@ class Operation:
                     f"Patroni's log on {leader}: journalctl -u patroni"
                 )
             yield
+
+    def waits_for(self, leader: str, replica: str) -> bool:
+        """Return whether commits on the leader wait for a replica by its name."""
+        try:
+            _, answer = self.rests[leader].ask("GET", "/patroni", timeout=2.0)
+        except OSError:
+            return False
+        replication = answer.get("replication", []) if isinstance(answer, dict) else []
+        return any(each.get("application_name") == replica and each.get("sync_state") == "sync" for each in replication)
 
     def configure(self, settings: dict[str, Any]) -> None:
         """Change the cluster's configuration through the first member that does it; ClusterError where none does."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import ssl
 import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -98,6 +99,20 @@ def environment() -> dict[str, str]:
     left_out = ("ANSIBLE_FORCE_COLOR", "TERRACE_HOST_TASKS")
     mine = {name: value for name, value in os.environ.items() if name not in left_out}
     return mine | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all that descend from it: Ansible's workers have sessions of their own."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    for member in found:
+        with suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
 
 
 def host_tasks() -> dict[str, int]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import lab
 
@@ -53,18 +50,6 @@ def console(host: str, command: str) -> None:
     subprocess.run([lab.ROOT / "molecule/lab/podman", "exec", host, "sh", "-c", command], check=True)
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and all that descend from it: Ansible's workers have sessions of their own."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for member in found:
-        found += [child for child, parent in parents.items() if parent == member]
-    return found
-
-
 def killed_run(command: Sequence[str], tasks: int, pause: float) -> int:
     """Start a run, kill it, and return 0; where it came to its end before, return how many tasks it had.
 
@@ -87,9 +72,7 @@ def killed_run(command: Sequence[str], tasks: int, pause: float) -> int:
         process.wait()
     ended = process.poll() is not None
     if not ended:
-        for pid in family(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        lab.kill_family(process.pid)
     process.stdout.close()
     code = process.wait()
     assert not ended or code == 0, f"a run failed by itself:\n{''.join(said[-60:])}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -145,12 +143,11 @@ def test_a_controller_killed_in_the_middle_leaves_no_pooler_paused(hosts, strate
         env=lab.environment() | {"ANSIBLE_STRATEGY": strategy},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     try:
         held = paused(hosts[lab.NODES[0]], 120)
     finally:
-        os.killpg(run.pid, signal.SIGKILL)
+        lab.kill_family(run.pid)
         run.wait()
     assert held, "no pooler was ever held"
     lab.wait(lambda: nothing_is_paused(hosts), LONGEST_HOLD, "no pooler holds its clients")
