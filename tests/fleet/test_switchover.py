@@ -190,11 +190,6 @@ def test_settings_are_applied_in_the_order_that_nobody_notices(hosts, playbook):
     assert all(after[moved] < after[host] for host in others(moved)), "the primary was first"
     assert not any(member.get("pending_restart") for member in lab.cluster()["members"])
 
-    with under_load():
-        again = playbook("site.yml", "--tags=patroni")
-    assert again.returncode == 0, again.stdout
-    assert started(hosts) == after, "a run that changes nothing restarts nothing"
-
 
 def test_the_database_restarts_and_nobody_notices(hosts, playbook):
     before = started(hosts)
