@@ -206,6 +206,21 @@ def whole_cluster() -> bool:
     return roles == ["leader"] + ["quorum_standby"] * (len(GROUPS["database"]) - 1)
 
 
+def sql(host: Host, statement: str, database: str = "postgres") -> str:
+    """Return what a statement yields, as the operating system's user postgres on the host itself."""
+    psql = "psql -h /run/postgresql --no-psqlrc --tuples-only --no-align -v ON_ERROR_STOP=1"
+    return host.run(f"cd / && sudo -u postgres {psql} {database}", stdin=statement)
+
+
+def wait_for_replicas() -> None:
+    """Wait until replicas show all that was written until now: lists come from one of them."""
+    leader = primary()
+    written = sql(leader, "SELECT pg_current_wal_lsn()")
+    shown = "SELECT coalesce(bool_and(replay_lsn >= :'written'), true) FROM pg_stat_replication;"
+    statement = f"\\set written {written}\n{shown}"
+    wait(lambda: sql(leader, statement) == "t", 60, "the replicas show all that was written")
+
+
 def expected_listeners(name: str) -> set[str]:
     """Return what listens on a host by the table of ports, as address:port."""
     address = ADDRESSES[name]

@@ -22,9 +22,7 @@ def run(playbook, service: str, command: str, monkeypatch) -> str:
 
 def query(hosts, database: str, statement: str) -> list[str]:
     """Return the lines that a statement yields on the database host itself."""
-    return (
-        lab.primary().run(f"cd / && sudo -u postgres psql -h /run/postgresql -At {database}", stdin=statement).split()
-    )
+    return lab.sql(lab.primary(), statement, database).split()
 
 
 def test_the_large_data_set_is_loaded(hosts, playbook, monkeypatch):
@@ -74,6 +72,7 @@ def test_orders_are_made_once_paged_and_read_back(balancer, hosts):
         assert first.body == again.body
         assert lab.ask(balancer, "/orders", "POST", order | {"user_id": user + 1}, key).status == 422
         made.append(first.json())
+    lab.wait_for_replicas()
     seen, after = [], None
     while True:
         page = lab.ask(balancer, f"/orders?user_id={user}&limit=3" + (f"&after={after}" if after else "")).json()

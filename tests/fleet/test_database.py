@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 import lab
+from lab import sql
 
 PKI = "/etc/terrace/pki"
 
@@ -23,12 +24,6 @@ def db():
 def rest(host) -> str:
     """Return where Patroni answers on a host."""
     return f"https://{host.address}:{lab.PORTS['patroni']}"
-
-
-def sql(host, statement: str, database: str = "postgres") -> str:
-    """Return what a statement yields, as the operating system's user postgres on the host itself."""
-    psql = "psql -h /run/postgresql --no-psqlrc --tuples-only --no-align -v ON_ERROR_STOP=1"
-    return host.run(f"cd / && sudo -u postgres {psql} {database}", stdin=statement)
 
 
 # Runs a statement from an app node with a service's own environment: through the pooler, the node proxy, and TLS.

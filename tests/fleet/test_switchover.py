@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 import lab
-from test_database import sql
+from lab import sql
 
 # What a client may see of a switchover is measured elsewhere; a busy machine has to pass here.
 STALL = 10.0
