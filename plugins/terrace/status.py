@@ -545,7 +545,7 @@ class Status:
         replicas = len(self.members["cache"]) - 1
         if master and self._name(its["address"]) != master:
             text = f"Sentinel takes {self._name(its['address'])} for the master of '{instance}', and it is {master}"
-            yield Problem(name, text, see)
+            yield Problem(name, text, "if it stays so, `systemctl restart redis-sentinel` there")
         if its["flags"]:
             yield Problem(name, f"Sentinel calls the master of '{instance}' {', '.join(its['flags'])}", see)
         if its["quorum"] != size // 2 + 1:

@@ -17,20 +17,27 @@ def cli(host, instance: str, command: str) -> str:
     return host.run(f"redis-instance cli {instance} {command}")
 
 
-def master_of(hosts, instance: str) -> str:
-    """Return the name of the host that a Sentinel knows as an instance's master; it may not be answering."""
-    host = hosts[lab.GROUPS["sentinel"][0]]
-    address = host.run(
-        f". /etc/redis/sentinel.env; REDISCLI_AUTH=$PASSWORD redis-cli -h {host.address}"
-        f" -p {lab.PORTS['sentinel']} SENTINEL GET-MASTER-ADDR-BY-NAME {instance}"
-    ).split()[0]
-    [name] = [name for name in CACHES if hosts[name].address == address]
-    return name
+def watched(hosts, instance: str) -> set[tuple[str, str]]:
+    """Return whom the Sentinels know as an instance's master, who may not answer, each with what they say of it."""
+    found = set()
+    for name in lab.GROUPS["sentinel"]:
+        told = hosts[name].run(
+            f". /etc/redis/sentinel.env; REDISCLI_AUTH=$PASSWORD redis-cli -h {hosts[name].address}"
+            f" -p {lab.PORTS['sentinel']} SENTINEL MASTER {instance}"
+        )
+        lines = told.split("\n")
+        its = dict(zip(lines[::2], lines[1::2], strict=False))
+        [master] = [name for name in CACHES if hosts[name].address == its["ip"]]
+        found.add((master, its["flags"]))
+    return found
 
 
 def whole(hosts, instance: str) -> bool:
-    """Tell whether the master that Sentinel knows is one, and all others follow it with their links up."""
-    master = master_of(hosts, instance)
+    """Tell whether all Sentinels know one master, none fails over, and all others follow it with their links up."""
+    told = watched(hosts, instance)
+    if len(told) > 1 or {flags for _, flags in told} != {"master"}:
+        return False
+    [(master, _)] = told
     for name in CACHES:
         told = hosts[name].try_run(f"redis-instance cli {instance} INFO replication").stdout
         if name == master:
@@ -44,7 +51,8 @@ def whole(hosts, instance: str) -> bool:
 def become_whole(hosts, instance: str, timeout: float = 60) -> str:
     """Wait until an instance has its master and all replicas again; return the master's host."""
     lab.wait(lambda: whole(hosts, instance), timeout, f"{instance} has its master and all replicas")
-    return master_of(hosts, instance)
+    [(master, _)] = watched(hosts, instance)
+    return master
 
 
 @pytest.fixture
@@ -113,7 +121,7 @@ def test_a_master_that_lost_its_data_does_not_empty_its_replicas(hosts, queue):
     cli(queue, "queue", "RPUSH terrace-test a b c")
     assert cli(queue, "queue", "WAIT 2 5000") == "2"
     queue.run("systemctl kill --signal=KILL redis-server@queue && find /var/lib/redis/queue -mindepth 1 -delete")
-    lab.wait(lambda: master_of(hosts, "queue") != queue.name, 30, "a replica leads")
+    lab.wait(lambda: queue.name not in dict(watched(hosts, "queue")), 30, "a replica leads")
     master = hosts[become_whole(hosts, "queue")]
     for name in CACHES:
         assert cli(hosts[name], "queue", "LRANGE terrace-test 0 -1").split() == ["a", "b", "c"], name
@@ -167,6 +175,19 @@ def test_sentinel_watches_both(cache):
     # A master that was just restarted counts as down until it is heard of again.
     lab.wait(lambda: set(flags().values()) == {"master"}, 30, "no master counts as down")
     assert set(flags()) == {"cache", "queue"}
+
+
+@several
+def test_a_sentinel_that_is_wrong_starts_with_what_the_others_know(hosts, queue):
+    """Two failovers within seconds can leave one with another master and the same epoch."""
+    host = hosts[lab.GROUPS["sentinel"][-1]]
+    wrong = next(hosts[name].address for name in CACHES if name != queue.name)
+    host.run("systemctl stop redis-sentinel")
+    own = "/var/lib/redis/sentinel/sentinel.conf"
+    host.run(f"sed -i 's/^sentinel monitor queue {queue.address} /sentinel monitor queue {wrong} /' {own}")
+    assert host.run(f"grep -c '^sentinel monitor queue {wrong} ' {own}") == "1"
+    host.run("systemctl start redis-sentinel")
+    assert become_whole(hosts, "queue") == queue.name
 
 
 def test_an_unreachable_cache_makes_answers_slower_and_never_wrong(hosts):
