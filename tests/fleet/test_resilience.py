@@ -19,8 +19,6 @@ from resilience.__main__ import write_page
 from resilience.fleet import Fleet
 
 FAULTS = (
-    "kill-balancer",
-    "kill-keepalived",
     "host-balancer",
     "host-app",
     "host-redis",
