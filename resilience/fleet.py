@@ -172,7 +172,10 @@ class Fleet:
         virtual, balancers = self.environment.described["virtual"], self.members("loadbalancer")
         if not virtual:
             return balancers[0]
-        asked = self.each(balancers, lambda host: self.try_run(host, f"ip -oneline address show to {virtual}", 15))
+        # Every balancer has it on its loopback device, too, so that it still answers what arrives while it moves.
+        asked = self.each(
+            balancers, lambda host: self.try_run(host, f"ip -oneline address show scope global to {virtual}", 15)
+        )
         holders = [host for host, done in asked.items() if virtual in done.stdout]
         if len(holders) != 1:
             raise HostError(f"{virtual} is on {' and '.join(holders) or 'no balancer'}")
