@@ -267,6 +267,7 @@ def render(results: dict[str, Any], samples: Sequence[Sample]) -> str:
         done=done,
         sections=sections,
         skipped=[outcome for outcome in results["outcomes"] if outcome["skipped"]],
+        unbegun=[outcome for outcome in done if not outcome["at"]],
         overview=overview,
         figures=FIGURES,
         labels=LABELS,

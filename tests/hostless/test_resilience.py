@@ -992,6 +992,15 @@ def test_a_page_of_nothing():
     assert "0 of 0" in shown
 
 
+def test_a_fault_that_could_not_begin_is_shown():
+    results, found = made_up()
+    stuck = results["outcomes"][0] | {"fault": "host-balancer", "at": 0.0, "end": 0.0, "figures": {}, "limits": []}
+    stuck |= {"passed": False, "problems": ["10.77.0.10 is on no balancer"]}
+    shown = page.render(results | {"outcomes": [*results["outcomes"], stuck]}, found)
+    assert "host-balancer: 10.77.0.10 is on no balancer" in shown
+    assert " of 2<" in shown
+
+
 def test_a_drawing_does_not_grow_with_the_run():
     day = [Sample(ZERO + number, 0.02, "cached", "good") for number in range(0, 86_400, 7)]
     drawing = page.Drawing(day, ZERO, ZERO + 86_400, [], ZERO).svg()
