@@ -141,6 +141,10 @@ test: setup-lab ## Run every check there is, the whole lab included
 	        sed -n -e '/short test summary info/,/ in [0-9.]*s/p' -e '/fatal: /p' -e '/\[ERROR\]/p' | cut -c1-200 | tail -n 40; \
 	    exit 1; }
 
+.PHONY: test-operations
+test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (not part of `make test` yet: too long for CI)
+	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/operations
+
 .PHONY: bench bench-report
 bench: setup-lab ## Measure into docs/benchmarks.md; makes the lab anew (PARTS=all, ROUNDS=3)
 	@$(BIN)/python bench/run $(or $(PARTS),all)

@@ -12,7 +12,7 @@ __all__ = ["everything_ready", "hosts", "playbook", "pytest_sessionstart", "read
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Load the data first, change engines late, reboot and break hosts last; the rest in the order of the files."""
-    first, last = "test_data.py", ("test_reboot.py", "test_resilience.py")
+    first, last = "test_data.py", ("test_reboot.py",)
     items.sort(key=lambda item: (item.path.name in last, "engine" in item.fixturenames, item.path.name != first))
 
 

@@ -13,10 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fleet"))
 
 import lab
 import state
-from interrupt import SEED, by_mitogen, complete_run, interrupted_runs, playbook_command
+from interrupt import KILLS, SEED, by_mitogen, complete_run, interrupted_runs, playbook_command
 
 KEPT = lab.STATE / "interrupted.json"
-KILLS = 10
 # Roughly what a first run has; interrupted_runs mends the figure where a run has fewer.
 TASKS = 70
 

@@ -6,9 +6,8 @@ import json
 
 import state
 from first_run import KEPT
-from interrupt import SEED, by_mitogen, complete_run, console, interrupted_runs, playbook_command, started
+from interrupt import KILLS, SEED, by_mitogen, complete_run, console, interrupted_runs, playbook_command, started
 
-KILLS = 10
 # Every daemon gets a setting that it has to take up; one service loses its background process.
 CHANGED = {
     "services": {

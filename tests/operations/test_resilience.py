@@ -19,6 +19,8 @@ from resilience.__main__ import write_page
 from resilience.fleet import Fleet
 
 FAULTS = (
+    "kill-balancer",
+    "kill-keepalived",
     "host-balancer",
     "host-app",
     "host-redis",
