@@ -14,7 +14,7 @@ import lab
 from lab import sql
 
 # What a client may see of a switchover is measured elsewhere; a busy machine has to pass here.
-STALL = 10.0
+STALL = 6.0
 # Longer than anything is held, by whomever: see postgresql_step and pooler_hold.
 LONGEST_HOLD = 30
 WIRE = (lab.ROOT / "plugins/module_utils/postgresql_wire.py").read_text()
@@ -190,6 +190,11 @@ def test_settings_are_applied_in_the_order_that_nobody_notices(hosts, playbook):
     assert all(after[moved] < after[host] for host in others(moved)), "the primary was first"
     assert not any(member.get("pending_restart") for member in lab.cluster()["members"])
 
+    with under_load():
+        again = playbook("site.yml", "--tags=patroni")
+    assert again.returncode == 0, again.stdout
+    assert started(hosts) == after, "a run that changes nothing restarts nothing"
+
 
 def test_the_database_restarts_and_nobody_notices(hosts, playbook):
     before = started(hosts)
@@ -215,15 +220,15 @@ def test_redis_moves_to_a_named_host_and_back(hosts, playbook):
     for instance in ("cache", "queue"):
         home = master(hosts, instance)
         away = next(name for name in lab.GROUPS["cache"] if name != home)
-        for to in (away, home) if instance == "queue" else (away,):
+        for to in (away, home):
             with under_load():
                 done = switchover(playbook, instance, to)
             assert done.returncode == 0, done.stdout
             assert f"{to} has the master of {instance} now" in done.stdout
             assert master(hosts, instance) == to
-        again = switchover(playbook, instance, to)
+        again = switchover(playbook, instance, home)
         assert again.returncode == 0, again.stdout
-        assert f"{to} has the master of {instance} already" in again.stdout
+        assert f"{home} has the master of {instance} already" in again.stdout
 
 
 UNITS = {
