@@ -147,8 +147,7 @@ class Feed:
                     await asyncio.sleep(0.02)
 
     async def close(self) -> None:
-        """Stop, and wait until nothing is asked any more."""
-        await self.stop()
+        """Wait until nothing is asked any more; it has to be stopped before."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])
