@@ -221,6 +221,14 @@ def wait_for_replicas() -> None:
     wait(lambda: sql(leader, statement) == "t", 60, "the replicas show all that was written")
 
 
+def sentinel(host: Host, command: str) -> list[str]:
+    """Return the lines that a host's Sentinel answers to a command: names and values in turn."""
+    return host.run(
+        f". /etc/redis/sentinel.env; REDISCLI_AUTH=$PASSWORD redis-cli -h {host.address}"
+        f" -p {PORTS['sentinel']} SENTINEL {command}"
+    ).split("\n")
+
+
 def expected_listeners(name: str) -> set[str]:
     """Return what listens on a host by the table of ports, as address:port."""
     address = ADDRESSES[name]

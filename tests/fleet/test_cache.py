@@ -21,11 +21,7 @@ def watched(hosts, instance: str) -> set[tuple[str, str]]:
     """Return whom the Sentinels know as an instance's master, who may not answer, each with what they say of it."""
     found = set()
     for name in lab.GROUPS["sentinel"]:
-        told = hosts[name].run(
-            f". /etc/redis/sentinel.env; REDISCLI_AUTH=$PASSWORD redis-cli -h {hosts[name].address}"
-            f" -p {lab.PORTS['sentinel']} SENTINEL MASTER {instance}"
-        )
-        lines = told.split("\n")
+        lines = lab.sentinel(hosts[name], f"MASTER {instance}")
         its = dict(zip(lines[::2], lines[1::2], strict=False))
         [master] = [name for name in CACHES if hosts[name].address == its["ip"]]
         found.add((master, its["flags"]))
@@ -166,10 +162,7 @@ def test_managed_settings_outlive_what_redis_writes_itself(cache):
 
 def test_sentinel_watches_both(cache):
     def flags() -> dict[str, str]:
-        shown = cache.run(
-            f". /etc/redis/sentinel.env; REDISCLI_AUTH=$PASSWORD redis-cli -h {cache.address}"
-            f" -p {lab.PORTS['sentinel']} SENTINEL MASTERS"
-        ).split()
+        shown = lab.sentinel(cache, "MASTERS")
         return {shown[i + 1]: shown[shown.index("flags", i) + 1] for i, word in enumerate(shown) if word == "name"}
 
     # A master that was just restarted counts as down until it is heard of again.

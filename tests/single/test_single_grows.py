@@ -139,10 +139,7 @@ def test_every_tier_has_three(grown):
         shown = solo.run(f"redis-instance cli {instance} INFO replication")
         assert "role:master" in shown
         assert "connected_slaves:2" in shown
-        known = solo.run(
-            f". /etc/redis/sentinel.env; REDISCLI_AUTH=$PASSWORD redis-cli -h {solo.address}"
-            f" -p {lab.PORTS['sentinel']} SENTINEL MASTER {instance}"
-        ).split()
+        known = lab.sentinel(solo, f"MASTER {instance}")
         assert (known[known.index("num-other-sentinels") + 1], known[known.index("quorum") + 1]) == ("2", "2")
 
 
