@@ -530,6 +530,24 @@ def test_a_503_to_a_write_is_not_asked_for_again(ha):
         assert f"retry-on conn-failure empty-response response-timeout{wanted}" in lines_
 
 
+def test_a_host_that_is_gone_is_given_up(ha):
+    """HAProxy 3.0 takes no tcp-ut from a default-server, so each server that gets requests has its own."""
+    seen = 0
+    for file in ha.files:
+        if not re.fullmatch(r"/etc/haproxy/(lb|node)\.cfg", file.path):
+            continue
+        for (_, name), its in sections(file).items():
+            assert not [line for line in its if line.startswith("default-server ") and "tcp-ut" in line], name
+            # These take no request.
+            if name.split(" ")[0].endswith(".any"):
+                continue
+            for line in its:
+                if re.match(r"server \S+ [\d.]+:", line):
+                    assert re.search(r" tcp-ut (1|15)s\b", line), line
+                    seen += 1
+    assert seen > 20
+
+
 def test_routes_of_the_load_balancer(single):
     [file] = files(single, "/etc/haproxy/lb.routes.map")
     assert lines(file) == [
