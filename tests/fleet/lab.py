@@ -442,7 +442,8 @@ class Load:
                     answer = Answer.of(connection.getresponse())
                 except (OSError, HTTPException) as error:
                     connection.close()
-                    closed = isinstance(error, ConnectionError) and not fresh
+                    # Python tells a write that found the connection reset as an SSLEOFError.
+                    closed = isinstance(error, (ConnectionError, ssl.SSLEOFError)) and not fresh
                     connection, was_fresh = connect(self.host, self.port, 20), fresh
                     fresh = True
                     if attempt == 1 and closed and (self.method == "GET" or self.keyed) and not was_fresh:
