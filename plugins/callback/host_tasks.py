@@ -21,7 +21,7 @@ description:
     the controller does (assertions, inclusions, messages, tasks delegated to it) does not count.
 options:
   path:
-    description: The file to write. Without it the callback does nothing.
+    description: The file to write; its folder is made. Without it the callback does nothing.
     type: path
     env: [{name: TERRACE_HOST_TASKS}]
 """
@@ -102,4 +102,5 @@ class CallbackModule(CallbackBase):
             "hosts": self.hosts,
             "tasks": self.tasks,
         }
+        Path(self.path).parent.mkdir(exist_ok=True)
         Path(self.path).write_text(json.dumps(content, indent=1) + "\n")

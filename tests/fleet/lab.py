@@ -179,14 +179,21 @@ class Host:
         return mode, owner, group
 
 
+def patroni(host: Host, path: str) -> dict:
+    """Return what Patroni answers on a host; AssertionError where it does not."""
+    url = f"https://{host.address}:{PORTS['patroni']}{path}"
+    return json.loads(host.run(f"curl --fail --silent --max-time 5 --cacert /etc/terrace/pki/ca.crt {url}", timeout=20))
+
+
 def cluster(host: Host | None = None) -> dict:
-    """Return what Patroni tells of its cluster: the first database host that answers, or this one."""
+    """Return what Patroni tells of its cluster: the first database host that answers, or this one.
+
+    Of other members than the one asked it is as old as their last turn, up to ten seconds.
+    """
     asked = [host] if host else [Host(name) for name in GROUPS["database"]]
     for one in asked:
-        url = f"https://{one.address}:{PORTS['patroni']}/cluster"
-        done = one.try_run(f"curl --fail --silent --max-time 5 --cacert /etc/terrace/pki/ca.crt {url}", timeout=20)
-        if done.returncode == 0:
-            return json.loads(done.stdout)
+        with suppress(AssertionError):
+            return patroni(one, "/cluster")
     raise AssertionError(f"Patroni answers on none of {', '.join(one.name for one in asked)}")
 
 
@@ -198,12 +205,22 @@ def primary() -> Host:
 
 
 def whole_cluster() -> bool:
-    """Tell whether PostgreSQL has a primary, and every other member follows it and counts for its commits."""
+    """Tell whether PostgreSQL has a primary, and every other member follows it and counts for its commits.
+
+    Each member is asked for its own state: the others may not know yet that it stops, as after a switchover.
+    """
     try:
-        roles = sorted(m["role"] for m in cluster()["members"] if m["state"] in ("running", "streaming"))
+        told = cluster()["members"]
+        own = {name: patroni(Host(name), "/patroni") for name in GROUPS["database"]}
     except AssertionError:
         return False
-    return roles == ["leader"] + ["quorum_standby"] * (len(GROUPS["database"]) - 1)
+    leaders = [member["name"] for member in told if member["role"] == "leader"]
+    return (
+        sorted(member["role"] for member in told) == ["leader"] + ["quorum_standby"] * (len(own) - 1)
+        and [name for name, its in own.items() if its["role"] == "primary"] == leaders
+        and all(its["state"] == "running" for its in own.values())
+        and all(its.get("replication_state") == "streaming" for name, its in own.items() if name not in leaders)
+    )
 
 
 def sql(host: Host, statement: str, database: str = "postgres") -> str:

@@ -53,7 +53,7 @@ def counted(tmp_path_factory) -> dict:
     environment = os.environ | {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-        "TERRACE_HOST_TASKS": str(place / "counted.json"),
+        "TERRACE_HOST_TASKS": str(place / "made/counted.json"),
     }
     command = [
         str(Path(sys.executable).parent / "ansible-playbook"),
@@ -63,7 +63,7 @@ def counted(tmp_path_factory) -> dict:
     ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stdout + result.stderr
-    return json.loads((place / "counted.json").read_text())
+    return json.loads((place / "made/counted.json").read_text())
 
 
 def test_each_host_has_its_number(counted):

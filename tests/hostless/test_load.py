@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/fleet"))
-import lab as fleet  # noqa: E402
+import lab as fleet
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -39,9 +39,7 @@ def contexts(tmp_path_factory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     )
     file = tmp_path_factory.mktemp("tls") / "both.pem"
     file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
