@@ -11,7 +11,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from ansible.module_utils.postgresql_wire import Session, WireError
+from ansible.module_utils.postgresql_wire import Session, WireError, connect
 
 POLL_SECONDS = 0.02
 # A connection of these pools belongs to a client until it leaves, which a pause cannot wait for.
@@ -39,7 +39,7 @@ class Pooler:
         self._where = {"directory": directory, "port": port, "system_user": system_user}
 
     def _session(self) -> Session:
-        return Session(user="pgbouncer", database="pgbouncer", **self._where)
+        return Session(connect(**self._where), "pgbouncer", "pgbouncer")
 
     def databases(self) -> list[Database]:
         """Return its databases, its own left out; raises OSError or WireError where it does not answer."""

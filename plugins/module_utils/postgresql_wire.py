@@ -27,9 +27,15 @@ class WireError(Exception):
 
 @contextlib.contextmanager
 def acting_as(user: str) -> Iterator[None]:
-    """Have the other end of a socket that is connected meanwhile see another user, where this one is root."""
+    """Have the other end of a socket that is connected meanwhile see another user, where this one is root.
+
+    It is the whole process that acts so: nothing else may go on in it meanwhile.
+    """
     before = os.geteuid()
-    wanted = pwd.getpwnam(user).pw_uid
+    try:
+        wanted = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise WireError(f"there is no user {user}") from None
     if before not in (0, wanted):
         raise WireError(f"only root and {user} can connect as {user}")
     os.seteuid(wanted)
@@ -39,27 +45,41 @@ def acting_as(user: str) -> Iterator[None]:
         os.seteuid(before)
 
 
+def connect(directory: str, port: int, system_user: str = "postgres", timeout: float = 5.0) -> socket.socket:
+    """Return a connection on which no word was said yet.
+
+    Parameters:
+        directory, port: where the unix socket is, as clients name it.
+        system_user: the operating system's user that the server is to see.
+        timeout: seconds that each answer may take.
+    Errors:
+        OSError where the server is not reached; WireError where nobody can connect as that user.
+    """
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        client.settimeout(timeout)
+        with acting_as(system_user):
+            client.connect(f"{directory}/.s.PGSQL.{port}")
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
 class Session:
     """One session.
 
     Parameters:
-        directory, port: where the unix socket is, as clients name it.
+        client: what `connect` returned; it is closed with the session, and where there is none.
         user, database: whom to log in as, and into what.
-        system_user: the operating system's user that the server is to see.
-        timeout: seconds that each answer may take.
     Errors:
-        OSError where the server is not reached, or says nothing; WireError where it refuses.
+        OSError where the server says nothing; WireError where it refuses.
     """
 
-    def __init__(
-        self, directory: str, port: int, user: str, database: str, system_user: str = "postgres", timeout: float = 5.0
-    ) -> None:
+    def __init__(self, client: socket.socket, user: str, database: str) -> None:
         self._buffer = b""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = client
         try:
-            self._socket.settimeout(timeout)
-            with acting_as(system_user):
-                self._socket.connect(f"{directory}/.s.PGSQL.{port}")
             words = b"".join(word.encode() + b"\0" for word in ("user", user, "database", database))
             self._socket.sendall(struct.pack("!ii", len(words) + 9, VERSION) + words + b"\0")
             self.answer()

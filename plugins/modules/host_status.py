@@ -98,16 +98,14 @@ errors:
 import json
 import math
 import os
-import pwd
 import re
 import shlex
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -115,6 +113,7 @@ from typing import Any
 
 from ansible.module_utils import haproxy_stat
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_wire import Session, WireError, connect
 from ansible.module_utils.releases import releases_of
 
 ARGUMENTS = {
@@ -140,7 +139,7 @@ PKI = Path("/etc/terrace/pki")
 BALANCER_SOCKET = "/run/haproxy-lb/admin.sock"
 NODE_SOCKET = "/run/haproxy-node/admin.sock"
 SENTINEL_SETTINGS = Path("/etc/redis/sentinel.env")
-POOLER_USER = "postgres"
+POOLER_USER, POOLER_DIRECTORY = "postgres", "/run/postgresql"
 # Ours: of those that do not have to run, the failed ones are told.
 UNITS = ("haproxy@*", "nginx@*", "redis-server@*", "svc-*.service", "svc-*.timer", "terrace-*.service")
 
@@ -356,84 +355,28 @@ def live_releases(services: list[str]) -> dict[str, dict[str, str]]:
 # --- PgBouncer: its console speaks PostgreSQL's protocol
 
 
-def enter(user: str, path: str) -> socket.socket | OSError:
-    """Return a connection to a unix socket made as another user, or why there is none.
+def enter(directory: str, port: int) -> socket.socket | Exception:
+    """Return a connection to a pooler's console, or why there is none.
 
-    PgBouncer lets its own user in without a password. Who that is, is settled when the connection is made; from then on
-    the process is root again.
+    PgBouncer lets its own user in without a password. Who that is, is settled when the connection is made.
     """
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.settimeout(SECONDS)
     try:
-        entry = pwd.getpwnam(user)
-        os.setegid(entry.pw_gid)
-        os.seteuid(entry.pw_uid)
-        client.connect(path)
-    except (KeyError, OSError) as error:
-        client.close()
-        return error if isinstance(error, OSError) else OSError(f"there is no user {user}")
-    finally:
-        os.seteuid(os.getuid())
-        os.setegid(os.getgid())
-    return client
+        return connect(directory, port, POOLER_USER, SECONDS)
+    except (OSError, WireError) as error:
+        return error
 
 
-def messages(client: socket.socket) -> Iterator[tuple[bytes, bytes]]:
-    """Return the messages of PostgreSQL's protocol that a server sends, until it is ready for a query."""
-    kind = b""
-    with client.makefile("rb") as stream:
-        while kind != b"Z":
-            head = stream.read(5)
-            if len(head) < 5:
-                raise AnswerError("the connection was closed")
-            kind, length = struct.unpack("!cI", head)
-            content = stream.read(length - 4)
-            if kind == b"E":
-                fields = [field.decode(errors="replace") for field in content.split(b"\0") if field]
-                raise AnswerError(next((field[1:] for field in fields if field.startswith("M")), "an error"))
-            yield kind, content
-
-
-def rows(client: socket.socket, query: str) -> list[dict[str, str]]:
-    """Return the rows that a query gives, by the names of their columns."""
-    text = query.encode() + b"\0"
-    client.sendall(b"Q" + struct.pack("!I", len(text) + 4) + text)
-    names: list[str] = []
-    found = []
-    for kind, content in messages(client):
-        if kind == b"T":
-            names, place = [], 2
-            while place < len(content):
-                end = content.index(b"\0", place)
-                names.append(content[place:end].decode())
-                place = end + 1 + 18
-        elif kind == b"D":
-            values, place = [], 2
-            while place < len(content):
-                (length,) = struct.unpack_from("!i", content, place)
-                place += 4
-                values.append(content[place : place + max(length, 0)].decode(errors="replace"))
-                place += max(length, 0)
-            found.append(dict(zip(names, values, strict=True)))
-    return found
-
-
-def pooler(client: socket.socket | OSError) -> dict[str, Any]:
+def pooler(client: socket.socket | Exception) -> dict[str, Any]:
     """Return what a pooler has `paused`, how many clients are `waiting`, and for how many `seconds` the first is.
 
     Parameters:
         client: a connection to its console, which is closed, or why there is none.
     """
-    if isinstance(client, OSError):
+    if isinstance(client, Exception):
         raise client
-    with client:
-        words = b"user\0pgbouncer\0database\0pgbouncer\0\0"
-        client.sendall(struct.pack("!II", len(words) + 8, 196608) + words)
-        for kind, content in messages(client):
-            if kind == b"R" and struct.unpack("!I", content[:4]) != (0,):
-                raise AnswerError("it asks for a password")
-        state = {row["key"]: row["value"] for row in rows(client, "SHOW STATE")}
-        databases, pools = rows(client, "SHOW DATABASES"), rows(client, "SHOW POOLS")
+    with Session(client, "pgbouncer", "pgbouncer") as console:
+        state = {row["key"]: row["value"] for row in console.query("SHOW STATE")}
+        databases, pools = console.query("SHOW DATABASES"), console.query("SHOW POOLS")
     paused = ["all"] if state.get("paused") == "yes" else []
     return {
         "paused": paused or [row["name"] for row in databases if row["paused"] == "1"],
@@ -624,7 +567,7 @@ def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
             found["holds"] = lambda: holds(asked["virtual_address"])
     if "app" in tiers:
         # Here and not in its thread: it changes who the whole process is, for a moment.
-        console = enter(POOLER_USER, f"/run/postgresql/.s.PGSQL.{port('pgbouncer')}")
+        console = enter(POOLER_DIRECTORY, port("pgbouncer"))
         found["pooler"] = lambda: pooler(console)
         found["egress"] = egress
         found["ready"] = lambda: readiness(address, port("node_health"), asked["services"])
@@ -648,7 +591,8 @@ def reason(error: Exception) -> str:
     """Return in a line why something could not be asked."""
     if isinstance(error, TimeoutError):
         return f"no answer within {SECONDS:g} s"
-    if isinstance(error, (AnswerError, HTTPException)) or (isinstance(error, OSError) and not error.strerror):
+    said = isinstance(error, (AnswerError, HTTPException, WireError))
+    if said or (isinstance(error, OSError) and not error.strerror):
         return " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -143,7 +143,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.guard import guarded
 from ansible.module_utils.patroni_cluster import Cluster, ClusterError, Rest, ask_cluster, cluster_problems
-from ansible.module_utils.postgresql_wire import Session, WireError
+from ansible.module_utils.postgresql_wire import Session, WireError, connect
 from ansible.module_utils.rendezvous import Conductor, client_context, server_context
 
 POLL_SECONDS = 0.05
@@ -432,13 +432,12 @@ class Operation:
         if leader != self.parameters["name"]:
             return
         try:
-            with Session(
+            client = connect(
                 self.parameters["socket_directory"],
                 self.parameters["postgresql_port"],
-                user="postgres",
-                database="postgres",
                 timeout=self.parameters["settle"],
-            ) as session:
+            )
+            with Session(client, "postgres", "postgres") as session:
                 session.query("CHECKPOINT")
         except (OSError, WireError) as error:
             raise ClusterError(f"PostgreSQL on {leader} does not write its memory to disk: {error}") from error

@@ -306,32 +306,14 @@ def test_a_pooler_that_is_paused_as_a_whole(listen):
     assert module.pooler(connect(path))["paused"] == ["all"]
 
 
-def test_a_pooler_that_refuses(listen):
-    def serve(client: socket.socket) -> None:
-        client.recv(1000)
-        client.sendall(message(b"E", b"SFATAL\0C08P01\0Mno such user\0\0"))
-
-    path = listen(serve)
-    with pytest.raises(module.AnswerError, match=r"^no such user$"):
-        module.pooler(connect(path))
-
-
-def test_a_pooler_that_closes(listen):
-    path = listen(lambda client: None)
-    with pytest.raises((module.AnswerError, OSError)):
-        module.pooler(connect(path))
-
-
-def test_entering_as_another_user(listen):
-    path = listen(lambda client: client.sendall(b"x"))
-    before = os.geteuid(), os.getegid()
-    with module.enter(getpass.getuser(), path) as client:
-        assert client.recv(1) == b"x"
-    assert (os.geteuid(), os.getegid()) == before
-    assert str(module.enter("nobody-of-this-name", path)) == "there is no user nobody-of-this-name"
-    assert module.enter(getpass.getuser(), f"{path}.absent").errno == 2
+def test_a_pooler_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "POOLER_USER", getpass.getuser())
+    told = module.enter(str(tmp_path), 6432)
+    assert module.reason(told) == "No such file or directory"
     with pytest.raises(OSError, match="No such file"):
-        module.pooler(module.enter(getpass.getuser(), f"{path}.absent"))
+        module.pooler(told)
+    monkeypatch.setattr(module, "POOLER_USER", "nobody-of-this-name")
+    assert module.reason(module.enter(str(tmp_path), 6432)) == "there is no user nobody-of-this-name"
 
 
 # Certificates, and what is asked over TLS

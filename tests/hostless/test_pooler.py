@@ -21,7 +21,14 @@ import pytest
 from ansible.module_utils.guard import guarded
 from ansible.module_utils.haproxy_stat import servers_up
 from ansible.module_utils.pooler import Pooler, busy_databases
-from ansible.module_utils.postgresql_wire import Session, WireError, parse_columns, parse_error, parse_row
+from ansible.module_utils.postgresql_wire import (
+    Session,
+    WireError,
+    connect,
+    parse_columns,
+    parse_error,
+    parse_row,
+)
 from ansible.module_utils.rendezvous import Conductor, client_context, join, server_context
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -51,10 +58,18 @@ def test_rows_and_errors_are_read():
     assert parse_error(b"SERROR\0C42601\0Mit is not so\0\0") == "it is not so"
 
 
-class Server:
-    """Answers each statement of one session with what is given for it."""
+def message(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("!i", len(content) + 4) + content
 
-    def __init__(self, folder: Path, **answers: bytes) -> None:
+
+LOGGED_IN = message(b"R", struct.pack("!i", 0)) + message(b"Z", b"I")
+
+
+class Server:
+    """Answers each statement of one session with what is given for it; ends where its login is another."""
+
+    def __init__(self, folder: Path, login: bytes = LOGGED_IN, **answers: bytes) -> None:
+        self._login = login
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.7000"))
         self._listener.listen()
@@ -63,19 +78,22 @@ class Server:
 
     def _serve(self) -> None:
         connection, _ = self._listener.accept()
-        with connection:
+        with connection, contextlib.suppress(BrokenPipeError):
             connection.recv(65536)
-            connection.sendall(message(b"R", struct.pack("!i", 0)) + message(b"Z", b"I"))
+            connection.sendall(self._login)
+            if self._login != LOGGED_IN:
+                return
             while statement := connection.recv(65536)[5:-1]:
                 connection.sendall(self._answers[statement.decode()])
 
 
-def message(kind: bytes, content: bytes) -> bytes:
-    return kind + struct.pack("!i", len(content) + 4) + content
+def me() -> str:
+    """Return the name of the user that these tests run as."""
+    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def session(folder: Path) -> Session:
-    return Session(str(folder), 7000, "pgbouncer", "pgbouncer", pwd.getpwuid(os.geteuid()).pw_name)
+    return Session(connect(str(folder), 7000, me()), "pgbouncer", "pgbouncer")
 
 
 def test_a_session_reads_answers_and_survives_an_error(tmp_path):
@@ -101,6 +119,25 @@ def test_a_session_reads_answers_and_survives_an_error(tmp_path):
 def test_a_server_that_is_not_there_is_no_surprise(tmp_path):
     with pytest.raises(OSError):  # noqa: PT011 (whichever)
         session(tmp_path)
+
+
+def test_a_server_that_ends_before_it_is_ready_is_told(tmp_path):
+    Server(tmp_path, login=message(b"E", b"SFATAL\0C08P01\0Mno such user\0\0"))
+    with pytest.raises(WireError, match=r"^no such user$"):
+        session(tmp_path)
+    (tmp_path / "silent").mkdir()
+    Server(tmp_path / "silent", login=b"")
+    with pytest.raises(ConnectionResetError, match="the server ended the session"):
+        session(tmp_path / "silent")
+
+
+def test_a_connection_is_made_as_another_user_and_leaves_this_one_as_it_was(tmp_path):
+    Server(tmp_path)
+    before = os.geteuid(), os.getegid()
+    connect(str(tmp_path), 7000, me()).close()
+    with pytest.raises(WireError, match="there is no user nobody-of-this-name"):
+        connect(str(tmp_path), 7000, "nobody-of-this-name")
+    assert (os.geteuid(), os.getegid()) == before
 
 
 # What is decided from what is found

@@ -22,7 +22,7 @@ WIRE = (lab.ROOT / "plugins/module_utils/postgresql_wire.py").read_text()
 PAUSED = """
 import sys, time
 end = time.monotonic() + float(sys.argv[1])
-with Session("/run/postgresql", 6432, "pgbouncer", "pgbouncer") as console:
+with Session(connect("/run/postgresql", 6432), "pgbouncer", "pgbouncer") as console:
     while True:
         held = [row["name"] for row in console.query("SHOW DATABASES") if row["paused"] == "1"]
         if held or time.monotonic() >= end:
