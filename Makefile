@@ -142,7 +142,7 @@ test: setup-lab ## Run every check there is, the whole lab included
 	    exit 1; }
 
 .PHONY: test-operations
-test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (not part of `make test` yet: too long for CI)
+test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (the last part of `make test`)
 	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/operations
 
 .PHONY: bench bench-report

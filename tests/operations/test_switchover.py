@@ -169,11 +169,12 @@ def started(hosts: dict[str, lab.Host]) -> dict[str, float]:
 def test_settings_are_applied_in_the_order_that_nobody_notices(hosts, playbook):
     home = lab.primary().name
     before = started(hosts)
-    raised = {"patroni_parameters": {"max_worker_processes": 33, "max_prepared_transactions": 5}}
+    [usual] = {int(value) for value in setting(hosts, "max_connections").values()}
+    raised = {"patroni_max_connections": usual + 10, "patroni_parameters": {"max_prepared_transactions": 5}}
     with under_load():
         done = playbook("site.yml", "--tags=patroni", "--extra-vars", json.dumps(raised))
     assert done.returncode == 0, done.stdout
-    assert set(setting(hosts, "max_worker_processes").values()) == {"33"}
+    assert set(setting(hosts, "max_connections").values()) == {str(usual + 10)}
     after = started(hosts)
     assert all(after[host] > before[host] for host in before)
     assert all(after[host] < after[home] for host in others(home)), "replicas were first"
@@ -184,7 +185,7 @@ def test_settings_are_applied_in_the_order_that_nobody_notices(hosts, playbook):
     with under_load(stall=20):
         done = playbook("site.yml", "--tags=patroni")
     assert done.returncode == 0, done.stdout
-    assert set(setting(hosts, "max_worker_processes").values()) == {"32"}
+    assert set(setting(hosts, "max_connections").values()) == {str(usual)}
     assert lab.primary().name == moved
     after = started(hosts)
     assert all(after[moved] < after[host] for host in others(moved)), "the primary was first"
