@@ -421,7 +421,7 @@ class Load:
     def __init__(
         self, host: str, path: str, port: int | None = None, clients: int = 3, headers: dict | None = None,
         method: str = "GET", body: Callable[[], dict] | None = None, longest: float = 300,
-        pause: float = 0.05, keyed: bool = False,
+        pause: float = 0.1, keyed: bool = False,
     ) -> None:  # fmt: skip
         self.host, self.path, self.port, self.clients = host, path, port, clients
         self.headers, self.method, self.body = headers or {}, method, body
