@@ -18,8 +18,9 @@ from .fleet import Fleet, HostError
 
 # Seconds that something is stopped, cut off or full.
 HELD = 60.0
-# Seconds that a host without power stays so. Longer than PostgreSQL's failover, which is to happen without it.
-WITHOUT_POWER = 40.0
+# Seconds that a host without power stays so; one of the database longer than a failover, which is to happen without it.
+WITHOUT_POWER = 20.0
+DATABASE_WITHOUT_POWER = 40.0
 # Seconds in which a host has to be back after a reboot.
 BOOT = 300.0
 # Where the filler of a disk lies, below the mount point.
@@ -391,9 +392,8 @@ def _without_power(
     limits: tuple[Limit, ...] = NOTHING_LOST,
 ) -> Fault:  # fmt: skip
     """Return the fault that a host loses its power, and gets it back."""
-    return Fault(
-        name, "host", title, find, lose_power, WITHOUT_POWER, regain_power, needs, row=row, limits=limits, watched=30
-    )
+    held = DATABASE_WITHOUT_POWER if "database" in needs else WITHOUT_POWER
+    return Fault(name, "host", title, find, lose_power, held, regain_power, needs, row=row, limits=limits)
 
 
 CATALOGUE: tuple[Fault, ...] = (
