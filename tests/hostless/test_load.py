@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -18,11 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from conftest import ROOT
+from landscape import load
 
-sys.path.insert(0, str(ROOT / "tests/fleet"))
-import lab as fleet
-
+fleet = load("tests/fleet/lab.py", "fleet_lab")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -54,6 +51,7 @@ def resets(contexts, monkeypatch):
     A reset comes while the client waits between two requests, as when a virtual address has moved.
     """
     listener = socket.create_server(("127.0.0.1", 0))
+    threads = []
 
     def serve(tls: bool, answers: int) -> None:
         def accept() -> None:
@@ -76,34 +74,39 @@ def resets(contexts, monkeypatch):
             port = listener.getsockname()[1]
             return HTTPSConnection("localhost", port, context=contexts[1]) if tls else HTTPConnection("localhost", port)
 
-        threading.Thread(target=accept, daemon=True).start()
+        threads.append(threading.Thread(target=accept, daemon=True))
+        threads[-1].start()
         monkeypatch.setattr(fleet, "connect", connect)
 
     yield serve
+    # It ends before its descriptor is free: it would accept what a later test's server listens for.
+    listener.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(10)
     listener.close()
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_a_reused_connection_that_was_reset_is_opened_anew(resets, tls):
     resets(tls, answers=2)
-    with fleet.Load("localhost", "/", clients=1, pause=0.02) as load:
-        fleet.wait(lambda: load.good >= 9 or load.failed, 20, "nine answers")
-    assert not load.failed, load
-    assert load.reopened >= 3, load
+    with fleet.Load("localhost", "/", clients=1, pause=0.02) as clients:
+        fleet.wait(lambda: clients.good >= 9 or clients.failed, 20, "nine answers")
+    assert not clients.failed, clients
+    assert clients.reopened >= 3, clients
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_a_new_connection_that_was_reset_is_a_failure(resets, tls):
     resets(tls, answers=0)
-    with fleet.Load("localhost", "/", clients=1, pause=0.02) as load:
+    with fleet.Load("localhost", "/", clients=1, pause=0.02) as clients:
         time.sleep(0.2)
-    assert load.failed, load
-    assert load.good == load.reopened == 0, load
+    assert clients.failed, clients
+    assert clients.good == clients.reopened == 0, clients
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_a_write_without_a_key_is_not_sent_twice(resets, tls):
     resets(tls, answers=2)
-    with fleet.Load("localhost", "/", clients=1, pause=0.02, method="POST") as load:
-        fleet.wait(lambda: load.failed, 20, "a failure")
-    assert load.reopened == 0, load
+    with fleet.Load("localhost", "/", clients=1, pause=0.02, method="POST") as clients:
+        fleet.wait(lambda: clients.failed, 20, "a failure")
+    assert clients.reopened == 0, clients
