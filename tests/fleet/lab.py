@@ -192,7 +192,7 @@ def cluster(host: Host | None = None) -> dict:
     """
     asked = [host] if host else [Host(name) for name in GROUPS["database"]]
     for one in asked:
-        with suppress(AssertionError):
+        with suppress(AssertionError, subprocess.TimeoutExpired):
             return patroni(one, "/cluster")
     raise AssertionError(f"Patroni answers on none of {', '.join(one.name for one in asked)}")
 
@@ -212,7 +212,7 @@ def whole_cluster() -> bool:
     try:
         told = cluster()["members"]
         own = {name: patroni(Host(name), "/patroni") for name in GROUPS["database"]}
-    except AssertionError:
+    except (AssertionError, subprocess.TimeoutExpired):
         return False
     leaders = [member["name"] for member in told if member["role"] == "leader"]
     return (

@@ -314,7 +314,8 @@ def test_nothing_left_is_a_clear_503(hosts, everything_ready):
 def test_a_reload_under_load_drops_nothing(hosts, engine, instance):
     name, unit = (lab.BALANCERS[0], engine.unit) if instance == "lb" else ("app1", "haproxy@node")
     port = None if instance == "lb" else lab.SERVICES["users"]["port"]
-    with lab.Load(name, "/users?limit=1", port=port, clients=6) as load:
+    # Short, and a reload takes milliseconds: more requests than loads have that run beside a playbook.
+    with lab.Load(name, "/users?limit=1", port=port, clients=6, pause=0.05) as load:
         for _ in range(4):
             hosts[name].run(f"systemctl reload {unit}")
             time.sleep(0.7)
