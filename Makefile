@@ -142,7 +142,7 @@ test: setup-lab ## Run every check there is, the whole lab included
 	    exit 1; }
 
 .PHONY: test-operations
-test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (the last part of `make test`)
+test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (`make test` does, on a lab of its own)
 	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/operations
 
 .PHONY: bench bench-report
