@@ -18,6 +18,8 @@ READ_ONLY_TRANSACTION = "25006"
 
 # A prepared statement lives on one server connection, and the next transaction may get another one.
 CONNECT_ARGUMENTS: dict[str, Any] = {"prepare_threshold": None, "connect_timeout": 5}
+# Seconds after which a wait looks round for no reason.
+LOOK_ROUND = 60.0
 
 
 class DatabaseUnavailableError(Exception):
@@ -33,13 +35,14 @@ class Connection(AsyncConnection[Any]):
     """A connection that hangs up when the task that waits for it is cancelled.
 
     psycopg asks the server to cancel the statement, and waits up to ten seconds for both. While the primary is away
-    nobody answers either, and whoever waits for us has a deadline.
+    nobody answers either, and whoever waits for us has a deadline. For the same reason it needs no look round ten times
+    a second, which costs most where everybody waits.
     """
 
-    async def wait(self, gen: Any, *arguments: Any, **more: Any) -> Any:
+    async def wait(self, gen: Any, interval: float = LOOK_ROUND, **more: Any) -> Any:
         """Wait for the server, as psycopg does all of its waiting."""
         try:
-            return await wait_async(gen, self.pgconn.socket, *arguments, **more)
+            return await wait_async(gen, self.pgconn.socket, interval=interval, **more)
         except asyncio.CancelledError:
             await self.close()
             raise
