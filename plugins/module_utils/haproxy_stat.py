@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 
+# How the servers of the backend of replicas end that stand for the primary, which is used while there is no replica.
+PRIMARIES = ".primary"
+
 
 def ask(path: str, command: str, timeout: float = 10) -> str:
     """Send one command to an admin socket and return the answer; raises OSError where it cannot be reached."""
@@ -44,8 +47,7 @@ def follow_primary(path: str, primary: str) -> None:
     ]
     if primary in known.get("postgresql.replica", ()):
         commands.append(f"set server postgresql.replica/{primary} health down")
-    for command in commands:
-        ask(path, command, timeout=2)
+    ask(path, "; ".join(commands), timeout=2)
 
 
 def leave_out_replica(path: str, name: str) -> None:
@@ -54,10 +56,22 @@ def leave_out_replica(path: str, name: str) -> None:
 
 
 def take_in_replicas(path: str) -> None:
-    """Have a node proxy ask all replicas again whether they can be used; raises OSError where it is not reached."""
+    """Have a node proxy use those that `leave_out_replica` named again, each once a check of its has passed.
+
+    Left to itself, the proxy would use them at once, and find out later that one is the primary now.
+
+    Errors:
+        OSError where the proxy is not reached.
+    """
     for row in parse_rows(ask(path, "show stat -1 4 -1", timeout=2), ","):
         if row["pxname"] == "postgresql.replica" and row["status"] == "MAINT":
-            ask(path, f"set server postgresql.replica/{row['svname']} state ready", timeout=2)
+            server = f"postgresql.replica/{row['svname']}"
+            ask(path, f"set server {server} state ready; set server {server} health down", timeout=2)
+
+
+def replicas_up(path: str) -> set[str]:
+    """Return the replicas that take connections; raises OSError where the proxy is not reached."""
+    return {name for name in servers_up(path).get("postgresql.replica", ()) if not name.endswith(PRIMARIES)}
 
 
 def servers_up(path: str) -> dict[str, set[str]]:

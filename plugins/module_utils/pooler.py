@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from ansible.module_utils.postgresql_wire import Session, WireError, connect
 
@@ -76,16 +77,25 @@ class Pooler:
                     return sorted(busy)
                 time.sleep(POLL_SECONDS)
 
-    def release(self) -> None:
-        """Release every database that is held, by whomever; raises OSError or WireError where one stays held."""
+    def release(self, ports: list[int] | None = None) -> None:
+        """Release what is held, by whomever.
+
+        Parameters:
+            ports: only the databases that lead to these local ports; None releases all.
+        Errors:
+            OSError or WireError where one of them stays held.
+        """
+
+        def held() -> list[dict[str, Any]]:
+            rows = (row for row in console.query("SHOW DATABASES") if row["paused"] == "1")
+            return [row for row in rows if ports is None or int(row["port"] or 0) in ports]
+
         with self._session() as console:
-            for row in console.query("SHOW DATABASES"):
-                if row["paused"] != "1":
-                    continue
+            for row in held():
                 # Its guard may have come first.
                 with contextlib.suppress(WireError):
                     console.query(f'RESUME "{row["name"]}"')
-            left = sorted(row["name"] for row in console.query("SHOW DATABASES") if row["paused"] == "1")
+            left = sorted(row["name"] for row in held())
         if left:
             raise WireError(f"these stay paused: {', '.join(left)}")
 

@@ -79,7 +79,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.guard import guarded
-from ansible.module_utils.haproxy_stat import follow_primary, leave_out_replica, servers_up, take_in_replicas
+from ansible.module_utils.haproxy_stat import (
+    follow_primary,
+    leave_out_replica,
+    replicas_up,
+    servers_up,
+    take_in_replicas,
+)
 from ansible.module_utils.pooler import Pooler
 from ansible.module_utils.postgresql_wire import WireError
 from ansible.module_utils.rendezvous import Peer, client_context, join
@@ -161,12 +167,9 @@ class Node:
     def hold(self, conductor: Peer, message: dict[str, Any]) -> None:
         """Hold the pooler until the conductor has it released, or is gone, or too slow.
 
-        Where a replica is to be restarted, clients are held only until none uses it, and others are used instead.
-
         Parameters:
             conductor: who said so.
-            message: `ports`; `drain`, the seconds for running transactions, and whether others are broken (`force`);
-                `seconds`, for what follows; `without`, the replica that is not to be used then.
+            message: what `set_aside` takes, and `seconds`, for what follows.
         """
         drain, seconds = float(message["drain"]), float(message["seconds"])
         start = time.monotonic()
@@ -176,11 +179,9 @@ class Node:
             return round(time.monotonic() - start, 3)
 
         try:
-            with guarded(self.release, drain + seconds + FOLLOW_SECONDS + MARGIN_SECONDS):
-                busy = self.pooler.hold(message["ports"], drain)
-                if message.get("without") and (message.get("force") or not busy):
-                    leave_out_replica(self.parameters["proxy_socket"], message["without"])
-                    self.pooler.release()
+            with guarded(self.release, 2 * drain + seconds + FOLLOW_SECONDS + MARGIN_SECONDS):
+                busy = self.set_aside(message)
+                if not any(database.held for database in self.pooler.databases()):
                     self.holds[-1]["seconds"] = held()
                 conductor.send({"busy": busy})
                 order = conductor.receive(seconds)
@@ -194,6 +195,28 @@ class Node:
         finally:
             self.holds[-1]["seconds"] = self.holds[-1]["seconds"] or held()
         conductor.send(self.holds[-1])
+
+    def set_aside(self, message: dict[str, Any]) -> list[str]:
+        """Hold the clients of all that is about to move, and return the databases of which a transaction still runs.
+
+        Clients of replicas are held only until none uses the one that is concerned, and go on with others then.
+
+        Parameters:
+            message: `ports`, the local ports of which clients are to be held, with `reads`, that of replicas, always
+                among them; `without`, the replica that is not to be used then, or nothing; `drain`, the seconds for
+                running transactions of each, and whether others are broken (`force`).
+        """
+        proxy, reads, drain = self.parameters["proxy_socket"], message["reads"], float(message["drain"])
+        busy = self.pooler.hold([reads], drain)
+        if busy and not message["force"]:
+            return busy
+        if message["without"]:
+            leave_out_replica(proxy, message["without"])
+        moving = [port for port in message["ports"] if port != reads]
+        # Without a replica that is left, they lead to the primary.
+        if not moving or replicas_up(proxy):
+            self.pooler.release([reads])
+        return busy + self.pooler.hold(moving, drain)
 
     def release(self) -> None:
         """Undo all that a hold did."""

@@ -65,7 +65,7 @@ options:
     type: int
     default: 20
   drain:
-    description: Seconds for running transactions to end.
+    description: Seconds for running transactions to end, those of replicas and then those of the primary.
     type: float
     default: 3
   hold:
@@ -146,7 +146,8 @@ from ansible.module_utils.patroni_cluster import Cluster, ClusterError, Rest, as
 from ansible.module_utils.postgresql_wire import Session, WireError, connect
 from ansible.module_utils.rendezvous import Conductor, client_context, server_context
 
-POLL_SECONDS = 0.05
+# Each look is a connection by TLS to a member that has enough to do.
+POLL_SECONDS = 0.1
 # Patroni tells others of a change by its next round, which is seconds away.
 SETTLE_POLL_SECONDS = 0.5
 # What a pooler may take for an answer, beyond what it was told to wait for.
@@ -260,7 +261,7 @@ class Operation:
 
         with self.named_replicas(leader.name, candidate):
             start = time.monotonic()
-            seconds = self.hold(act, self.parameters["hold"], moved=True)
+            seconds = self.hold(act, self.parameters["hold"], moved=True, without=candidate)
             if not has_moved():
                 self.wait(has_moved, f"{candidate} leads")
                 seconds = time.monotonic() - start
@@ -290,7 +291,9 @@ class Operation:
             self.configure({"synchronous_mode": "quorum", "synchronous_node_count": count})
 
         its = self.parameters
-        longest = CONFIGURED_SECONDS + its["gather"] + its["drain"] + its["hold"] + its["settle"] + 3 * ANSWER_SECONDS
+        longest = (
+            CONFIGURED_SECONDS + its["gather"] + 2 * its["drain"] + its["hold"] + its["settle"] + 3 * ANSWER_SECONDS
+        )
         with guarded(by_quorum, longest):
             self.configure({"synchronous_mode": True, "synchronous_node_count": len(self.rests) - 1})
 
@@ -359,7 +362,8 @@ class Operation:
             return primary if self.within(deadline, is_back) else ""
 
         start = time.monotonic()
-        seconds = self.hold(act, 2 * self.parameters["hold"], without="" if member.leads else name)
+        stays = not member.leads
+        seconds = self.hold(act, 2 * self.parameters["hold"], stays=stays, without=name if stays else "")
         if not is_back():
             self.wait(is_back, f"PostgreSQL runs again on {name}")
             seconds = time.monotonic() - start
@@ -379,14 +383,23 @@ class Operation:
             "held": self.held,
         }
 
-    def hold(self, act: Callable[[float], str], longest: float, moved: bool = False, without: str = "") -> float:
+    def hold(
+        self,
+        act: Callable[[float], str],
+        longest: float,
+        *,
+        moved: bool = False,
+        stays: bool = False,
+        without: str = "",
+    ) -> float:
         """Do something while the poolers hold their clients; return how long it took.
 
         Parameters:
             act: does it until a deadline, and returns who leads then, or nothing where it is not done by then.
             longest: seconds that it may take while clients are held.
             moved: whether another member leads afterwards.
-            without: a replica that it concerns alone. Clients are held only until all use others.
+            stays: whether the primary stays as it is. Nobody is held then once all use other replicas.
+            without: the replica that is not to be used meanwhile.
         Errors:
             ClusterError where not all clients could be held; nothing was done then. And what `act` raises.
         """
@@ -400,16 +413,17 @@ class Operation:
                 )
             primary = ""
             try:
-                longest = its["settle"] if without else longest
+                longest = its["settle"] if stays else longest
                 message = {
                     "do": "hold",
-                    "ports": [its["replica_port"]] if without else [its["primary_port"], its["replica_port"]],
+                    "ports": [its["replica_port"], *([] if stays else [its["primary_port"]])],
+                    "reads": its["replica_port"],
                     "without": without,
                     "drain": its["drain"],
                     "force": its["force"],
                     "seconds": longest,
                 }
-                answers = conductor.tell(message, its["drain"] + ANSWER_SECONDS)
+                answers = conductor.tell(message, 2 * its["drain"] + ANSWER_SECONDS)
                 if (late := late_poolers(answers)) and not its["force"]:
                     raise ClusterError(
                         f"not all transactions ended within {its['drain']:.0f} s ({late}); nothing was done. "

@@ -412,6 +412,12 @@ def test_etcd_members_have_names_and_settings(single, ha):
     assert text(ha, "db1", "/etc/default/etcd").endswith('ETCD_HEARTBEAT_INTERVAL="200"\n')
 
 
+def test_patroni_sets_nothing_that_its_own_connection_shows_otherwise(ha):
+    # On a unix socket these are 0: Patroni would reload, and sleep for a second, at each change of its configuration.
+    parameters = yaml.safe_load(text(ha, "db2", "/etc/patroni/config.yml"))["postgresql"]["parameters"]
+    assert not [name for name in parameters if name.startswith("tcp_")]
+
+
 def test_patroni_shares_its_memory_out(single, ha):
     """A machine that is too small for everything gets what PostgreSQL cannot do without; one of its own nearly all."""
     content = yaml.safe_load(text(single, "solo", "/etc/patroni/config.yml"))

@@ -15,9 +15,12 @@ from lab import sql
 
 # What a client may see of a switchover is measured elsewhere; a busy machine has to pass here.
 STALL = 6.0
+# Reads from replicas go on: they are held only until none uses the replica that is to move.
+READS = 3.0
 # Longer than anything is held, by whomever: see postgresql_step and pooler_hold.
 LONGEST_HOLD = 30
 WIRE = (lab.ROOT / "plugins/module_utils/postgresql_wire.py").read_text()
+PROXY = (lab.ROOT / "plugins/module_utils/haproxy_stat.py").read_text()
 # Prints the databases that the pooler of a node holds, once there are any, or after so many seconds.
 PAUSED = """
 import sys, time
@@ -29,6 +32,20 @@ with Session(connect("/run/postgresql", 6432), "pgbouncer", "pgbouncer") as cons
             print(*held)
             break
         time.sleep(0.02)
+"""
+# Leaves a replica out and takes it in again, and prints who takes reads: before, without it, at once after, and then.
+LEFT_OUT = """
+import sys, time
+socket_path, name = sys.argv[1:]
+print(*sorted(replicas_up(socket_path)))
+leave_out_replica(socket_path, name)
+print(*sorted(replicas_up(socket_path)))
+take_in_replicas(socket_path)
+print(*sorted(replicas_up(socket_path)))
+end = time.monotonic() + 10
+while name not in replicas_up(socket_path) and time.monotonic() < end:
+    time.sleep(0.1)
+print(*sorted(replicas_up(socket_path)))
 """
 
 
@@ -53,7 +70,11 @@ def whole(hosts):
 
 @contextlib.contextmanager
 def under_load(stall: float = STALL) -> Iterator[None]:
-    """Read and write through the first load balancer all the while; no request may fail, and none may take long."""
+    """Read and write through the first load balancer all the while; no request may fail, and none may take long.
+
+    Parameters:
+        stall: seconds that a write may take.
+    """
     user = lab.ask("lb1", "/users", "POST", lab.new_user()).json()["id"]
 
     def order() -> dict:
@@ -72,7 +93,7 @@ def under_load(stall: float = STALL) -> Iterator[None]:
         time.sleep(2)
     for load in loads:
         assert not load.failed, f"{load.method} {load.path}: {load}"
-        assert load.worst < stall, f"{load.method} {load.path}: {load}"
+        assert load.worst < (stall if load.method == "POST" else READS), f"{load.method} {load.path}: {load}"
 
 
 def switchover(playbook, what: str, to: str = "") -> subprocess.CompletedProcess:
@@ -104,6 +125,14 @@ def test_postgresql_moves_to_a_named_host_and_back(hosts, playbook):
     assert again.returncode == 0, again.stdout
     assert f"{home} leads already" in again.stdout
     assert lab.primary().name == home
+
+
+def test_a_replica_that_was_left_out_is_asked_before_it_is_used_again(hosts):
+    replica, *rest = others(lab.primary().name)
+    said = hosts[lab.NODES[0]].run(
+        f"python3 - /run/haproxy-node/admin.sock {replica}", stdin=PROXY + LEFT_OUT, timeout=30
+    )
+    assert said.splitlines() == [" ".join(sorted([replica, *rest])), *rest, *rest, " ".join(sorted([replica, *rest]))]
 
 
 def test_who_is_no_member_is_refused(hosts, playbook):
