@@ -88,8 +88,8 @@ switchover: setup ## Have another host lead, failing no request (WHAT=postgresql
 .PHONY: restart
 restart: setup ## Restart a tier or a service, one host at a time (TIER=database, or SERVICE=orders; PENDING=1, FORCE=1, ENV=)
 	@$(if $(TIER)$(SERVICE),,echo "terrace: say what: make restart TIER=database, or SERVICE=orders" >&2; exit 1)
-	@$(ANSIBLE) playbooks/restart.yml --extra-vars='{"restart_tier": "$(TIER)", "restart_service": "$(SERVICE)", \
-	    "restart_pending": $(if $(PENDING),true,false), "restart_force": $(if $(FORCE),true,false)}'
+	@$(ANSIBLE) playbooks/restart.yml --extra-vars='{"restart_tier": "$(TIER)", "restart_service": "$(SERVICE)"}' \
+	    --extra-vars='{"restart_pending": $(if $(PENDING),true,false), "restart_force": $(if $(FORCE),true,false)}'
 
 .PHONY: logs
 logs: setup ## Show the last lines of a service on every node (SERVICE=, LINES=50, ENV=)

@@ -477,17 +477,35 @@ class Operation:
             time.sleep(SETTLE_POLL_SECONDS)
 
     def settle(self, leader: str, names: list[str]) -> None:
-        """Wait until a member leads, and all of these are well; raises ClusterError where it does not come to that."""
+        """Wait until a member leads, and all of these are well; raises ClusterError where it does not come to that.
+
+        What the cluster says of a replica is seconds old. So each is asked whether it has replayed what the leader had
+        written by now: before that it would start by the settings that the leader had before it was restarted.
+        """
+        written = 0
 
         def is_well() -> bool:
+            nonlocal written
             try:
                 cluster = self.cluster()
             except ClusterError:
                 return False
             leads = cluster.leader is not None and cluster.leader.name == leader
-            return leads and all((member := cluster.member(name)) and member.well for name in names)
+            if not leads or not all((member := cluster.member(name)) and member.well for name in names):
+                return False
+            written = written or self.position(leader, "location")
+            replicas = [name for name in names if name != leader]
+            return written > 0 and all(self.position(name, "replayed_location") >= written for name in replicas)
 
         self.wait(is_well, f"{leader} leads, and the others follow")
+
+    def position(self, name: str, which: str) -> int:
+        """Return a member's `location` or `replayed_location` in the log of changes, in bytes; 0 where it says none."""
+        try:
+            _, answer = self.rests[name].ask("GET", "/patroni", timeout=2.0)
+        except OSError:
+            return 0
+        return int((answer.get("xlog") or {}).get(which) or 0) if isinstance(answer, dict) else 0
 
     @staticmethod
     def within(deadline: float, condition: Callable[[], bool]) -> bool:

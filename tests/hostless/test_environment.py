@@ -257,6 +257,31 @@ def test_make_passes_the_password_on(made, target, words):
     assert f"--inventory={made.path} --vault-password-file={made.path}/.vault-password " in shown.stdout
 
 
+OPERATIONS = [
+    (
+        ("switchover", "WHAT=postgresql", "TO=db2", "FORCE=1"),
+        {"switchover_what": "postgresql", "switchover_force": True},
+    ),
+    (("restart", "TIER=database", "PENDING=1"), {"restart_tier": "database", "restart_pending": True}),
+    (("restart", "SERVICE=orders"), {"restart_service": "orders", "restart_force": False}),
+    (("logs", "SERVICE=orders", "LINES=5"), {"logs_service": "orders", "logs_lines": 5}),
+    (("run", "SERVICE=orders", "CMD=true"), {"run_service": "orders"}),
+    (("status", "FORMAT=json"), {"status_format": "json"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), OPERATIONS, ids=lambda value: value[0] if isinstance(value, tuple) else ""
+)
+def test_make_says_what_an_operation_is_to_do(words, expected):
+    shown = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    given = re.findall(r"--extra-vars='(.*?)'", shown, re.DOTALL) or re.findall(r"--extra-vars=(\S+?);", shown)
+    said = {}
+    for each in given:
+        said |= yaml.safe_load(each) if each.startswith("{") else dict([each.split("=")])
+    assert said | expected == said
+
+
 def test_make_passes_no_password_where_there_is_none():
     shown = subprocess.run(["make", "--dry-run", "site"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--inventory=inventory/lab" in shown.stdout
