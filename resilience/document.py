@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,26 @@ SHOWN = (
 )
 
 
-def gather(folders: Iterable[Path]) -> dict[str, Any]:
+def gather(folders: Iterable[Path | str]) -> dict[str, Any]:
     """Return the figures of some runs, by fault, as plain data.
 
     Parameters:
-        folders: of runs, as the harness left them.
+        folders: of runs, as the harness left them; `FOLDER:FAULT,FAULT` takes only these faults (names or patterns) of
+            one, where others were measured anew.
     """
     faults: dict[str, list[dict]] = {}
     names, rates = [], set()
-    for folder in folders:
-        found = json.loads((folder / "results.json").read_text())
+    for each in folders:
+        folder, _, wanted = str(each).partition(":")
+        found = json.loads((Path(folder) / "results.json").read_text())
         names.append(found["name"])
         rates.add(found["rate"])
         for outcome in found["outcomes"]:
-            if not outcome["skipped"]:
+            name = outcome["fault"]
+            if not outcome["skipped"] and any(fnmatch(name, pattern) for pattern in (wanted or "*").split(",")):
                 # One that could not be measured counts, too.
-                kept = {name: outcome["figures"][name] for name in SHOWN if name in outcome["figures"]}
-                faults.setdefault(outcome["fault"], []).append(kept | {"problems": outcome["problems"]})
+                kept = {figure: outcome["figures"][figure] for figure in SHOWN if figure in outcome["figures"]}
+                faults.setdefault(name, []).append(kept | {"problems": outcome["problems"]})
     return {
         "runs": names,
         "rate": max(rates),
@@ -125,7 +129,7 @@ def write(kept: dict[str, Any]) -> None:
 
 def main() -> None:
     """Take over the runs that are named, or the newest of the lab, and write the page."""
-    folders = [Path(word) for word in sys.argv[1:]]
+    folders: list[Path | str] = list(sys.argv[1:])
     if not folders:
         found = sorted((ROOT / ".terrace/resilience/lab").glob("*/results.json"))
         folders = [path.parent for path in found[-1:]]

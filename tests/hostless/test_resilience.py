@@ -1026,6 +1026,9 @@ def test_figures_for_the_documentation(tmp_path, monkeypatch):
     text = document.tables(json.loads(json.dumps(kept)))
     assert "| primary's host killed | writes back after, s | 22.00 / 29.00 | 25 (worst 30) | 3 | yes |" in text
     assert "| `host-primary` | the primary's host loses its power | 3 |" in text
+    folder = sorted(tmp_path.iterdir())[0]
+    assert len(document.gather([f"{folder}:host-*,kill-redis", folder])["faults"]["host-primary"]) == 2
+    assert "host-primary" not in document.gather([f"{folder}:host-app"])["faults"]
     kept["faults"]["host-primary"][2]["writes_back"] = None
     assert "never in 1 of 3 | 25 (worst 30) | 3 | **no** |" in document.tables(kept)
 

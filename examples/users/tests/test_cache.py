@@ -77,6 +77,17 @@ def test_a_lease_that_its_holder_left_behind_delays_but_does_not_block(users: Se
     assert users.http.get(f"/users/{user_id}").headers["X-Cache"] == "hit"
 
 
+def test_a_lease_whose_answer_was_lost_delays_others_for_less_than_a_switchover_may(
+    users: Service, postgres: PostgreSQL, database: DatabaseUrls, redis: RedisServer
+) -> None:
+    lease = f"lease:user:{(user_id := make(users, 'lease'))}"
+    with ThreadPoolExecutor(1) as pool, postgres.blocked(database.name, "users"):
+        read = pool.submit(users.http.get, f"/users/{user_id}")
+        wait_until(lambda: redis.client.pttl(lease) > 0, seconds=5, what="the lease is taken")
+        assert redis.client.pttl(lease) <= 2000
+    assert read.result().status_code == 200
+
+
 def test_no_such_user_is_not_cached(users: Service, redis: RedisServer) -> None:
     assert users.http.get("/users/77777777").status_code == 404
     assert redis.client.exists("user:77777777", "lease:user:77777777") == 0

@@ -25,7 +25,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-LEASE_SECONDS = 5.0
+# A master that is replaced may lose the answer of who took a lease: nobody fills then, and others wait for so long.
+LEASE_SECONDS = 2.0
 POLL_SECONDS = 0.02
 
 TAKE_LEASE = """
