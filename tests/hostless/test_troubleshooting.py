@@ -43,7 +43,8 @@ def sources() -> str:
         "roles/**/*.j2",
         "roles/*/files/**/*",
     )
-    text = "\n".join(path.read_text() for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
+    files = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file() and path.suffix != ".pyc"}
+    text = "\n".join(path.read_text() for path in sorted(files))
     text = re.sub(r'"\s*\n\s*f?"', "", text)
     text = re.sub(r'\{\{.*?\}\}|\{(?:[^{}\n:"]|:(?! ))*\}', " ", text)
     return " ".join(text.split())
