@@ -18,8 +18,8 @@ READ_ONLY_TRANSACTION = "25006"
 
 # A prepared statement lives on one server connection, and the next transaction may get another one.
 CONNECT_ARGUMENTS: dict[str, Any] = {"prepare_threshold": None, "connect_timeout": 5}
-# Seconds after which a wait looks round for no reason.
-LOOK_ROUND = 60.0
+# Seconds after which a wait looks round for no reason; psycopg's own 0.1 takes a core where everybody waits.
+LOOK_ROUND = 1.0
 
 
 class DatabaseUnavailableError(Exception):
