@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -208,3 +210,30 @@ def reachable(path: Path) -> bool:
         subprocess.run(["test", "-x", path / "pginstall" / "bin" / "postgres"], user="nobody", check=False).returncode
         == 0
     )
+
+
+def timers_of_a_wait(kind: type[psycopg.AsyncConnection], url: str) -> list[float]:
+    """Return the timers that a connection sets while it waits half a second for the server.
+
+    Args:
+        kind: The class of the connection.
+        url: Where it connects to.
+
+    Returns:
+        Seconds, in the order in which they were set.
+    """
+
+    async def wait() -> list[float]:
+        loop, set_off = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+
+        def noted(delay: float, *rest: Any) -> asyncio.TimerHandle:
+            set_off.append(delay)
+            return call_later(delay, *rest)
+
+        async with await kind.connect(url) as connection:
+            loop.call_later = noted
+            await connection.execute("SELECT pg_sleep(0.5)")
+        return set_off
+
+    return asyncio.run(wait())

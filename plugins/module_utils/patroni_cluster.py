@@ -68,6 +68,14 @@ class Rest:
         except OSError:
             return 0
 
+    def told(self) -> dict[str, Any]:
+        """Return what the member says of itself now; nothing where it does not answer."""
+        try:
+            _, answer = self.ask("GET", "/patroni", timeout=2.0)
+        except OSError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
     def is_primary(self) -> bool:
         """Return whether the member leads, and takes writes: it has the lock a moment before PostgreSQL is promoted."""
         try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ansible.module_utils.postgresql_wire import Session, WireError, connect
 
@@ -45,12 +45,7 @@ class Pooler:
     def databases(self) -> list[Database]:
         """Return its databases, its own left out; raises OSError or WireError where it does not answer."""
         with self._session() as console:
-            rows = console.query("SHOW DATABASES")
-        return [
-            Database(row["name"], int(row["port"] or 0), row["paused"] == "1")
-            for row in rows
-            if row["database"] != "pgbouncer"
-        ]
+            return list(listed(console))
 
     def hold(self, ports: list[int], seconds: float) -> list[str]:
         """Hold the databases that lead to some local ports, and wait until no transaction of theirs runs.
@@ -71,7 +66,7 @@ class Pooler:
                 stack.enter_context(self._session()).send(f'PAUSE "{name}"')
             console = stack.enter_context(self._session())
             while True:
-                held = {row["name"] for row in console.query("SHOW DATABASES") if row["paused"] == "1"}
+                held = {database.name for database in listed(console) if database.held}
                 busy = busy_databases(console.query("SHOW POOLS"), names) | (set(names) - held)
                 if not busy or time.monotonic() >= deadline:
                     return sorted(busy)
@@ -86,18 +81,24 @@ class Pooler:
             OSError or WireError where one of them stays held.
         """
 
-        def held() -> list[dict[str, Any]]:
-            rows = (row for row in console.query("SHOW DATABASES") if row["paused"] == "1")
-            return [row for row in rows if ports is None or int(row["port"] or 0) in ports]
+        def held() -> list[str]:
+            return [each.name for each in listed(console) if each.held and (ports is None or each.port in ports)]
 
         with self._session() as console:
-            for row in held():
+            for name in held():
                 # Its guard may have come first.
                 with contextlib.suppress(WireError):
-                    console.query(f'RESUME "{row["name"]}"')
-            left = sorted(row["name"] for row in held())
+                    console.query(f'RESUME "{name}"')
+            left = sorted(held())
         if left:
             raise WireError(f"these stay paused: {', '.join(left)}")
+
+
+def listed(console: Session) -> Iterator[Database]:
+    """Return the databases that a pooler's console tells of, its own left out."""
+    for row in console.query("SHOW DATABASES"):
+        if row["database"] != "pgbouncer":
+            yield Database(row["name"], int(row["port"] or 0), row["paused"] == "1")
 
 
 def busy_databases(pools: list[dict[str, str | None]], names: list[str]) -> set[str]:

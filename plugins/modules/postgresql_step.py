@@ -8,7 +8,7 @@ module: postgresql_step
 short_description: Hand over a PostgreSQL cluster, or restart one member, while the poolers hold their clients
 description:
   - Runs on one database host, the conductor, which the poolers of all app nodes connect to (M(pooler_hold)).
-  - Nothing is held longer than O(drain) and O(hold) seconds, and less if anything fails.
+  - Nothing is held longer than twice O(drain) and O(hold) seconds, and less if anything fails.
 options:
   step:
     description: One of the steps of M(postgresql_plan), or one whose action is C(end), which lets the poolers go.
@@ -313,11 +313,7 @@ class Operation:
 
     def waits_for(self, leader: str, replica: str) -> bool:
         """Return whether commits on the leader wait for a replica by its name."""
-        try:
-            _, answer = self.rests[leader].ask("GET", "/patroni", timeout=2.0)
-        except OSError:
-            return False
-        replication = answer.get("replication", []) if isinstance(answer, dict) else []
+        replication = self.rests[leader].told().get("replication", [])
         return any(each.get("application_name") == replica and each.get("sync_state") == "sync" for each in replication)
 
     def configure(self, settings: dict[str, Any]) -> None:
@@ -458,11 +454,7 @@ class Operation:
 
     def started(self, name: str) -> str:
         """Return since when PostgreSQL runs on a member; empty where nobody says."""
-        try:
-            _, answer = self.rests[name].ask("GET", "/patroni", timeout=2.0)
-        except OSError:
-            return ""
-        return str(answer.get("postmaster_start_time", "")) if isinstance(answer, dict) else ""
+        return str(self.rests[name].told().get("postmaster_start_time", ""))
 
     def well_besides(self, name: str) -> Cluster:
         """Return the cluster once all of it is well but one member; raises ClusterError where it does not become so."""
@@ -501,11 +493,7 @@ class Operation:
 
     def position(self, name: str, which: str) -> int:
         """Return a member's `location` or `replayed_location` in the log of changes, in bytes; 0 where it says none."""
-        try:
-            _, answer = self.rests[name].ask("GET", "/patroni", timeout=2.0)
-        except OSError:
-            return 0
-        return int((answer.get("xlog") or {}).get(which) or 0) if isinstance(answer, dict) else 0
+        return int((self.rests[name].told().get("xlog") or {}).get(which) or 0)
 
     @staticmethod
     def within(deadline: float, condition: Callable[[], bool]) -> bool:

@@ -270,9 +270,7 @@ OPERATIONS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"), OPERATIONS, ids=lambda value: value[0] if isinstance(value, tuple) else ""
-)
+@pytest.mark.parametrize(("words", "expected"), OPERATIONS, ids=[words[0] for words, _ in OPERATIONS])
 def test_make_says_what_an_operation_is_to_do(words, expected):
     shown = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     given = re.findall(r"--extra-vars='(.*?)'", shown, re.DOTALL) or re.findall(r"--extra-vars=(\S+?);", shown)

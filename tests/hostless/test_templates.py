@@ -158,8 +158,8 @@ def check_unit(file: File) -> None:
 
 
 def check_settings(file: File) -> None:
-    """Names and values with an equals sign between, each name once; a star in a name stands for every interface."""
-    names = [re.fullmatch(r"([\w.*-]+) ?= ?(\S.*)", line)[1] for line in lines(file)]
+    """Names and values with an equals sign between, each name once; a part of a name that is a star stands for all."""
+    names = [re.fullmatch(r"((?:[\w-]+|\*)(?:\.(?:[\w-]+|\*))*) ?= ?(\S.*)", line)[1] for line in lines(file)]
     assert len(names) == len(set(names))
 
 

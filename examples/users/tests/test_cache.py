@@ -80,7 +80,8 @@ def test_a_lease_that_its_holder_left_behind_delays_but_does_not_block(users: Se
 def test_a_lease_whose_answer_was_lost_delays_others_for_less_than_a_switchover_may(
     users: Service, postgres: PostgreSQL, database: DatabaseUrls, redis: RedisServer
 ) -> None:
-    lease = f"lease:user:{(user_id := make(users, 'lease'))}"
+    user_id = make(users, "lease")
+    lease = f"lease:user:{user_id}"
     with ThreadPoolExecutor(1) as pool, postgres.blocked(database.name, "users"):
         read = pool.submit(users.http.get, f"/users/{user_id}")
         wait_until(lambda: redis.client.pttl(lease) > 0, seconds=5, what="the lease is taken")
