@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+from sqlalchemy import text
 
 from testing.processes import Process, free_port, scratch_directory, wait_until
 
@@ -237,3 +238,32 @@ def timers_of_a_wait(kind: type[psycopg.AsyncConnection], url: str) -> list[floa
         return set_off
 
     return asyncio.run(wait())
+
+
+def work_while_silent(server: PostgreSQL, database: Any, first: int, others: int) -> list[BaseException | None]:
+    """Begin units of work while a server is silent, and have it go on when the first of them have given up.
+
+    Args:
+        server: Where the database is.
+        database: What hands out sessions, by `transaction`; it is closed at the end.
+        first: How many units get a connection at once.
+        others: How many wait for a connection of theirs.
+
+    Returns:
+        What each ended with; None where it was done.
+    """
+
+    async def work() -> None:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def all_of_them() -> list[BaseException | None]:
+        with server.frozen():
+            units = [asyncio.create_task(work()) for _ in range(first + others)]
+            await asyncio.wait(units[:first])
+        try:
+            return await asyncio.gather(*units, return_exceptions=True)
+        finally:
+            await database.close()
+
+    return asyncio.run(all_of_them())

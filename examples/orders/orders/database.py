@@ -59,6 +59,8 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int, timeout: float) -> None:
         self._timeout = timeout
+        # Whoever waits inside SQLAlchemy's pool is not told when a connection that it waits for cannot be made.
+        self._connections = asyncio.Semaphore(2 * pool_size)
         self._engine = create_async_engine(
             driver_url(url),
             pool_size=pool_size,
@@ -104,7 +106,7 @@ class Database:
     @asynccontextmanager
     async def _translated(self, timeout: float | None = None) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(timeout or self._timeout):
+            async with asyncio.timeout(timeout or self._timeout), self._connections:
                 yield
         except (OperationalError, InterfaceError, PoolTimeout, TimeoutError) as error:
             raise DatabaseUnavailableError(reason(error)) from error
