@@ -1,5 +1,5 @@
-from users.database import Connection, Database, DatabaseUnavailableError
 from testing.postgresql import DatabaseUrls, PostgreSQL, timers_of_a_wait, work_while_silent
+from users.database import Connection, Database, DatabaseUnavailableError
 
 
 def test_a_connection_that_waits_looks_round_once_a_second_at_most(database: DatabaseUrls) -> None:
