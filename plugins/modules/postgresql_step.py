@@ -80,6 +80,10 @@ options:
     description: Where PostgreSQL's unix socket is on this host.
     type: path
     default: /run/postgresql
+  handover_marker:
+    description: A file that has the leader's C(before_stop) of Patroni stop PostgreSQL at once, while it is new.
+    type: path
+    default: /run/terrace-handover
   postgresql_port:
     description: PostgreSQL's port, which names the socket.
     type: int
@@ -138,6 +142,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -256,8 +261,9 @@ class Operation:
             return False
 
         def act(deadline: float) -> str:
-            request.start()
-            return candidate if self.within(deadline, has_moved) else ""
+            with self.stopped_at_once(leader.name):
+                request.start()
+                return candidate if self.within(deadline, has_moved) else ""
 
         with self.named_replicas(leader.name, candidate):
             start = time.monotonic()
@@ -267,6 +273,17 @@ class Operation:
                 seconds = time.monotonic() - start
         self.settle(candidate, [candidate, leader.name])
         return self.report(f"{candidate} leads now instead of {leader.name}, after {seconds:.1f} s", candidate, seconds)
+
+    @contextlib.contextmanager
+    def stopped_at_once(self, leader: str) -> Iterator[None]:
+        """Have the leader, where it is this host, stop PostgreSQL before Patroni does: it would look a second later."""
+        marker = Path(self.parameters["handover_marker"])
+        if leader == self.parameters["name"]:
+            marker.touch()
+        try:
+            yield
+        finally:
+            marker.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def named_replicas(self, leader: str, candidate: str) -> Iterator[None]:
@@ -548,6 +565,7 @@ def main() -> None:
             "hold": {"type": "float", "default": 15.0},
             "settle": {"type": "int", "default": 300},
             "socket_directory": {"type": "path", "default": "/run/postgresql"},
+            "handover_marker": {"type": "path", "default": "/run/terrace-handover"},
             "postgresql_port": {"type": "int", "default": 5432},
             "ca_file": {"type": "path", "default": "/etc/terrace/pki/ca.crt"},
             "certificate_file": {"type": "path", "default": "/etc/terrace/pki/host.crt"},

@@ -47,6 +47,8 @@ while name not in replicas_up(socket_path) and time.monotonic() < end:
     time.sleep(0.1)
 print(*sorted(replicas_up(socket_path)))
 """
+# How often PostgreSQL was stopped right before Patroni would have done it.
+STOPS = "journalctl --unit=patroni --grep='server stopped' --no-pager --quiet --output=cat | wc -l"
 
 
 def paused(host: lab.Host, seconds: float = 0) -> list[str]:
@@ -116,11 +118,15 @@ def others(primary: str) -> list[str]:
 def test_postgresql_moves_to_a_named_host_and_back(hosts, playbook):
     home = lab.primary().name
     for to in (others(home)[0], home):
+        former = hosts[lab.primary().name]
+        stops = former.run(STOPS)
         with under_load():
             done = switchover(playbook, "postgresql", to)
         assert done.returncode == 0, done.stdout
         assert f"{to} leads now instead of" in done.stdout
         assert lab.primary().name == to
+        assert int(former.run(STOPS)) == int(stops) + 1, "Patroni would have looked a second later whether it had"
+        former.run("test ! -e /run/terrace-handover")
     again = switchover(playbook, "postgresql", home)
     assert again.returncode == 0, again.stdout
     assert f"{home} leads already" in again.stdout
