@@ -304,7 +304,7 @@ KINDS = {
     r"/etc/pgbouncer/userlist\.txt": check_users,
     r"/etc/redis/.*\.conf": check_redis,
     r"/etc/redis/.*\.acl": check_access,
-    r"/usr/local/sbin/redis-.*": check_script,
+    r"/usr/local/(sbin/redis-|bin/terrace-).*": check_script,
     r"/etc/tmpfiles\.d/.*": check_tmpfiles,
     r"/etc/haproxy/.*\.cfg": check_haproxy,
     r"/etc/haproxy/.*\.map": check_routes,
