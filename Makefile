@@ -79,6 +79,14 @@ status: setup ## Show all hosts and services, and what is wrong; fail where some
 	while [ $$code -eq 3 ] && [ $$SECONDS -lt $$end ]; do said=$$(status) && code=0 || code=$$?; done; \
 	if [ -v said ]; then printf '%s\n' "$$said"; exit $$code; else status; fi
 
+.PHONY: drain undrain
+drain: setup ## Have an app node's peers answer, for one service or all, until undrain (HOST=app2, SERVICE=, WAIT=30, FORCE=1, ENV=)
+	@$(call drain,drained)
+undrain: setup ## Have an app node serve again (HOST=app2, SERVICE=, WAIT=30, FORCE=1, ENV=)
+	@$(call drain,serving)
+drain = $(if $(HOST),,echo "terrace: say which: make drain HOST=app2" >&2; exit 1;) $(ANSIBLE) playbooks/drain.yml --extra-vars='{"drain_host": "$(HOST)", \
+    "drain_service": "$(SERVICE)", "drain_state": "$(1)", "drain_wait": $(or $(WAIT),30), "drain_force": $(if $(FORCE),true,false)}'
+
 .PHONY: switchover
 switchover: setup ## Have another host lead, failing no request (WHAT=postgresql|cache|queue|redis, TO=db2, FORCE=1, ENV=)
 	@$(if $(WHAT),,echo "terrace: say what: make switchover WHAT=postgresql TO=db2" >&2; exit 1)

@@ -36,10 +36,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def write_atomically(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
+def write_atomically(path: pathlib.Path, text: str, mode: int = 0o600, group: int = -1) -> None:
     """Write a text file so that a reader, or a run after a power cut, sees all of it or the file before it.
 
-    path: where; its directory exists. text: the content. mode: the permission bits.
+    path: where; its directory exists. text: the content. mode: the permission bits. group: the number of its group;
+    without one it is that of the process.
     Raises OSError when the directory is not writable.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
@@ -48,6 +49,7 @@ def write_atomically(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
             file.write(text)
             file.flush()
             os.fchmod(file.fileno(), mode)
+            os.fchown(file.fileno(), -1, group)
             os.fsync(file.fileno())
         pathlib.Path(temporary).replace(path)
     except BaseException:

@@ -291,7 +291,9 @@ class Status:
         if host.get("live") is not None and not node["release"]:
             yield Problem(host.name, f"{name} has no live release", SITE)
         elif node["state"] not in ("ready", "unknown") and host.runs(f"svc-{name}@{node['slot']}"):
-            yield Problem(host.name, f"{name} is {node['state']}", f"see `make logs SERVICE={name}`")
+            drained = node["state"].startswith("drained")
+            mend = f"put it back: make undrain HOST={host.name}" if drained else f"see `make logs SERVICE={name}`"
+            yield Problem(host.name, f"{name} is {node['state']}", mend)
 
     def _versions(self, service: Mapping[str, Any], nodes: list[dict[str, Any]]) -> Iterator[Problem]:
         name = service["name"]

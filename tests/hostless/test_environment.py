@@ -264,6 +264,8 @@ OPERATIONS = [
     ),
     (("restart", "TIER=database", "PENDING=1"), {"restart_tier": "database", "restart_pending": True}),
     (("restart", "SERVICE=orders"), {"restart_service": "orders", "restart_force": False}),
+    (("drain", "HOST=app2"), {"drain_host": "app2", "drain_state": "drained", "drain_service": "", "drain_wait": 30}),
+    (("undrain", "HOST=app2", "SERVICE=orders", "FORCE=1"), {"drain_state": "serving", "drain_force": True}),
     (("logs", "SERVICE=orders", "LINES=5"), {"logs_service": "orders", "logs_lines": 5}),
     (("run", "SERVICE=orders", "CMD=true"), {"run_service": "orders"}),
     (("status", "FORMAT=json"), {"status_format": "json"}),

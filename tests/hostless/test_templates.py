@@ -513,6 +513,23 @@ def test_peers_are_the_other_nodes(ha, single):
     assert [line for line in node["backend", "shop.peers from http"] if line.startswith("server ")] == []
 
 
+def test_a_drained_node_passes_on_what_still_arrives(ha, single):
+    """To peers that are ready, and unless a peer has passed it on; a node without peers has nobody to pass it on to."""
+    node = sections(next(f for f in ha.files if (f.host, f.path) == ("app2", "/etc/haproxy/node.cfg")))
+    rules = [line for line in node["frontend", "shop from http"] if line.startswith(("use_backend", "acl drained"))]
+    drained = "map_str(/etc/haproxy/node.drained.map) -m found"
+    assert rules[:3] == [
+        f"acl drained str(shop),{drained}",
+        f"acl drained str(*),{drained}",
+        "use_backend shop.away if drained !{ var(txn.hop) -m bool } { nbsrv(shop.away) gt 0 }",
+    ]
+    away = [line.split() for line in node["backend", "shop.away from http"] if line.startswith("server ")]
+    assert [(words[1], words[-1]) for words in away] == [("app3", "shop.peers/app3"), ("app1", "shop.peers/app1")]
+    told = [line for line in node["frontend", "node.health from http"] if " { path /shop }" in line]
+    assert [re.search(r"status (\d+)", line)[1] for line in told] == ["503", "200", "503"]
+    assert ".away" not in text(single, "solo", "/etc/haproxy/node.cfg")
+
+
 def test_writes_are_bounded_where_they_may_have_to_wait(ha, lab):
     """By a backend that knows slots and peers as that of the service does, but for the bound."""
     node = sections(next(f for f in ha.files if (f.host, f.path) == ("app2", "/etc/haproxy/node.cfg")))
