@@ -13,6 +13,8 @@ description:
   - Where the live slot runs another release than the wanted one, or other files than the current ones, the other slot
     is started, and once the node proxy's own readiness check passes, the old one is drained and stopped.
   - A slot that does not become ready is stopped again; the live one is not touched, and the module fails.
+  - With O(watch) the two share the node's requests for a while first, and the new one is held against the old one by
+    what the node proxy counts of both. One that answers with errors, or much slower, is drained and stopped again.
   - The steps are derived from what is found on the node, so a run that was cut off is completed, or reverted, by the
     next one.
 options:
@@ -38,6 +40,18 @@ options:
     description: Whether the live slot gives way to the other one although nothing has changed.
     type: bool
     default: false
+  watch:
+    description: Seconds for which a new slot is watched beside the old one, once it is ready.
+    type: int
+    default: 0
+  watch_errors:
+    description: By how many in a hundred the new slot's share of errors may be above that of the old one.
+    type: int
+    default: 2
+  watch_slower:
+    description: How many times as long as that of the old slot the new one's mean response time may be.
+    type: float
+    default: 3.0
   restart_on:
     description: Files for whose change the service has to be started anew, in the other slot.
     type: list
@@ -92,6 +106,10 @@ reasons:
   description: Why the live slot was replaced.
   type: list
   returned: success
+watched:
+  description: What the new slot answered while it was watched, in words; empty where it was not.
+  type: str
+  returned: success
 """
 
 import contextlib
@@ -100,7 +118,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -111,6 +129,11 @@ from ansible.module_utils.systemd_unit import Unit, UnitError
 RUNNING = ("active", "activating", "reloading", "deactivating")
 CRASHES = 4  # so many starts in a row that ended by themselves mean that the release does not work here
 POLL_SECONDS = 0.2
+# So many errors are needed before a share of them says anything, and so many answers before a mean time does.
+FEW_ERRORS = 5
+FEW_ANSWERS = 20
+# What a new slot's mean response time may be above the old one's in any case, in milliseconds: caches are cold.
+SLACK_MS = 50.0
 # The node proxy's backends that lead to a service's slots, by what follows its name. Those that are checked have states
 # of their own; that of writes is not there where writes have no bound.
 CHECKED = ("", ".write")
@@ -218,6 +241,62 @@ class Server:
         return self.status.startswith("UP") and self.check.lstrip("* ") in ("L7OK", "L7OKC")
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the node proxy has counted of one slot.
+
+    count: its answers. milliseconds: the sum of their response times. errors: answers of status 5xx, and requests that
+    had none because the slot refused, broke off or was too slow.
+    """
+
+    count: int = 0
+    milliseconds: int = 0
+    errors: int = 0
+
+    def __sub__(self, other: Answers) -> Answers:
+        """Return what came since then, or since a proxy that was reloaded has begun to count anew."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Answers(*(now - then if now >= then else now for now, then in pairs))
+
+    @property
+    def share(self) -> float:
+        """The share of errors; 0 where there is no answer."""
+        return self.errors / max(self.count, self.errors, 1)
+
+    @property
+    def mean(self) -> float:
+        """The mean response time, in milliseconds."""
+        return self.milliseconds / max(self.count, 1)
+
+    def __str__(self) -> str:
+        return f"{self.count} answers, {self.errors} errors, {self.mean:.0f} ms on average"
+
+
+def faulty(new: Answers, old: Answers, allowed: int) -> str:
+    """Return what is wrong with a new slot's errors, held against the old one's; nothing where they may be.
+
+    Parameters:
+        new, old: what both have answered since they share their requests.
+        allowed: by how many in a hundred the new one's share may be above the old one's.
+    """
+    if new.errors < FEW_ERRORS or new.share <= old.share + allowed / 100:
+        return ""
+    asked = [max(each.count, each.errors) for each in (new, old)]
+    return f"{new.errors} of its {asked[0]} requests had errors, {old.errors} of {asked[1]} of the old slot"
+
+
+def slow(new: Answers, old: Answers, factor: float) -> str:
+    """Return what is wrong with a new slot's response times, held against the old one's; nothing where they may be.
+
+    Parameters:
+        new, old: as of `faulty`.
+        factor: how many times as long the new one may take.
+    """
+    if min(new.count, old.count) < FEW_ANSWERS or new.mean <= factor * old.mean + SLACK_MS:
+        return ""
+    return f"it took {new.mean:.0f} ms on average, the old slot {old.mean:.0f} ms"
+
+
 class Proxy:
     """The node proxy, through its admin socket.
 
@@ -252,6 +331,20 @@ class Proxy:
             command = f"set server {self.backend}{end}/{slot} {setting}"
             if answer := self.ask(command).strip():
                 raise SlotError(f"the node proxy refused `{command}`: {answer}")
+
+    def answers(self) -> dict[str, Answers]:
+        """Return what it has counted of each slot."""
+        errors = dict.fromkeys(SLOTS, 0)
+        for row in parse_rows(self.ask("show stat -1 4 -1"), ","):
+            if row["pxname"] in [self.backend + end for end in LEADING] and row["svname"] in SLOTS:
+                errors[row["svname"]] += sum(int(row.get(name) or 0) for name in ("hrsp_5xx", "econ", "eresp"))
+        # One entry of the table a slot: 0x7f00: key=blue use=0 exp=0 shard=0 gpc(0)=12 gpc(1)=340
+        counted = {}
+        for line in self.ask(f"show table {self.backend}.slots").splitlines():
+            words = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            if words.get("key") in SLOTS:
+                counted[words["key"]] = (int(words.get("gpc(0)", 0)), int(words.get("gpc(1)", 0)))
+        return {slot: Answers(*counted.get(slot, (0, 0)), errors[slot]) for slot in SLOTS}
 
     def servers(self) -> dict[str, Server]:
         """Return the servers of the service by slot.
@@ -301,6 +394,7 @@ class Service:
         self.proxy = Proxy(module.params["proxy_socket"], self.name)
         self.units = {slot: Unit(module, f"svc-{self.name}@{slot}") for slot in SLOTS}
         self.steps: list[str] = []
+        self.watched = ""
 
     def find(self, slot: str, release: str) -> Found:
         """Return what a slot is in at the moment."""
@@ -324,10 +418,11 @@ class Service:
         partial.symlink_to(target)
         partial.replace(path)
 
-    def start(self, slot: str, release: str, stop_first: bool) -> None:
-        """Start a slot on a release and wait until the node proxy finds it ready.
+    def start(self, slot: str, release: str, stop_first: bool, beside: str) -> None:
+        """Start a slot on a release, wait until the node proxy finds it ready, and watch it beside the old one.
 
-        Raises SlotError where it does not become ready; the slot is then as it was before, and stopped.
+        Raises SlotError where it does not become ready, or does not do as well as the old one; the slot is then as it
+        was before, and stopped.
         """
         unit, path = self.units[slot], self.home / slot
         if stop_first:
@@ -343,6 +438,8 @@ class Service:
             unit.systemctl("start", unit.name)
             unit.record(self.module.params["restart_on"])
             self.wait_ready(slot)
+            if beside:
+                self.watch(slot, beside)
         except (SlotError, UnitError, OSError) as error:
             lines = unit.journal()
             self.stop(slot)
@@ -351,6 +448,32 @@ class Service:
             else:
                 self.link(path, str(before))
             raise SlotError(f"{error}. Its last lines in the journal:\n{lines}") from error
+
+    def watch(self, slot: str, beside: str) -> None:
+        """Hold a slot against the old one for a while, in which both share the node's requests.
+
+        Errors are looked at all the time; response times of the second half, when caches are warm.
+
+        Raises SlotError where it does not do as well; it is stopped then, its requests ended as far as they may take.
+        """
+        its = self.module.params
+        begun, answers = time.monotonic(), self.proxy.answers
+        first = half = answers()
+        wrong = ""
+        while not wrong and (passed := time.monotonic() - begun) < its["watch"]:
+            time.sleep(POLL_SECONDS)
+            now = answers()
+            if passed < its["watch"] / 2:
+                half = now
+            wrong = faulty(now[slot] - first[slot], now[beside] - first[beside], its["watch_errors"])
+        now = answers()
+        wrong = wrong or slow(now[slot] - half[slot], now[beside] - half[beside], its["watch_slower"])
+        if not wrong and not self.proxy.servers()[slot].ready:
+            wrong = "it was ready, and no longer is"
+        self.watched = f"{now[slot] - first[slot]}; the old slot {now[beside] - first[beside]}"
+        if wrong:
+            self.retire(slot)
+            raise SlotError(f"slot {slot} did worse than {beside}: {wrong}")
 
     def stop(self, slot: str) -> None:
         """Stop a slot that did not become ready, and have it count as stopped: what it failed with has been told."""
@@ -380,12 +503,16 @@ class Service:
                 )
             time.sleep(POLL_SECONDS)
 
-    def retire(self, slot: str) -> None:
-        """Let a slot's running requests end, stop it, and leave its server as one that may be started again."""
+    def drain(self, slot: str) -> None:
+        """Give a slot no further request, and let those that run end, as far as they may take."""
         self.proxy.tell(slot, "state drain")
         deadline = time.monotonic() + self.module.params["drain_timeout"]
         while self.proxy.servers()[slot].sessions and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+
+    def retire(self, slot: str) -> None:
+        """Let a slot's running requests end, stop it, and leave its server as one that may be started again."""
+        self.drain(slot)
         self.units[slot].systemctl("stop", self.units[slot].name)
         # The proxy notices by its next check; until then it would pass requests to a slot that is no longer there.
         self.proxy.tell(slot, "health down")
@@ -426,11 +553,13 @@ class Service:
                 "due": True,
                 "reasons": plan.reasons,
                 "steps": [],
+                "watched": "",
             }
         if plan.start and self.step(f"start {plan.slot}"):
-            self.start(plan.slot, wanted, plan.stop_first)
+            self.start(plan.slot, wanted, plan.stop_first, plan.retire if parameters["watch"] else "")
         elif not plan.start:
-            self.settle(plan.slot, keep=plan.slot == live or not plan.retire)
+            beside = plan.retire if parameters["watch"] and plan.slot != live else ""
+            self.settle(plan.slot, keep=plan.slot == live or not plan.retire, beside=beside)
         if plan.retire and self.step(f"retire {plan.retire}"):
             self.retire(plan.retire)
         self.declare(plan.slot, live, wanted)
@@ -441,6 +570,7 @@ class Service:
             "due": False,
             "reasons": plan.reasons,
             "steps": self.steps,
+            "watched": self.watched,
         }
 
     def clear(self) -> None:
@@ -448,7 +578,7 @@ class Service:
         for litter in (*self.home.glob(".*.partial"), *self.home.glob(".new-*")):
             litter.unlink()
 
-    def settle(self, slot: str, keep: bool) -> None:
+    def settle(self, slot: str, keep: bool, beside: str = "") -> None:
         """Make sure that a slot which already runs takes requests: an earlier run may have left it draining.
 
         Raises SlotError where it is not ready; unless it is to be kept it is then stopped, as after a start.
@@ -459,6 +589,8 @@ class Service:
             return
         try:
             self.wait_ready(slot)
+            if beside:
+                self.watch(slot, beside)
         except SlotError as error:
             unit = self.units[slot]
             lines = unit.journal()
@@ -491,6 +623,7 @@ def expected(release: str, slot: str = "", previous: str = "") -> dict[str, obje
         "due": False,
         "steps": [f"start {release or 'the wanted release'}"],
         "reasons": [],
+        "watched": "",
     }
 
 
@@ -522,6 +655,9 @@ def main() -> None:
             "keep_live": {"type": "bool", "default": False},
             "flip": {"type": "bool", "default": True},
             "restart": {"type": "bool", "default": False},
+            "watch": {"type": "int", "default": 0},
+            "watch_errors": {"type": "int", "default": 2},
+            "watch_slower": {"type": "float", "default": 3.0},
             "restart_on": {"type": "list", "elements": "path", "default": []},
             "proxy_socket": {"type": "path", "default": "/run/haproxy-node/admin.sock"},
             "ready_timeout": {"type": "int", "default": 60},

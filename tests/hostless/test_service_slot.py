@@ -168,6 +168,53 @@ def test_check_mode_expects_what_the_tasks_before_would_install(tmp_path, releas
     assert (found["steps"], found["previous_release"]) == ([step], "")
 
 
+Answers = slot.Answers
+TABLE = """# table: orders.slots, type: string, size:16, used:2
+0x7f1c2c01a2b0: key=blue use=0 exp=0 shard=0 gpc(0)=40 gpc(1)=800
+0x7f1c2c01a3c0: key=app2 use=0 exp=0 shard=0 gpc(0)=9 gpc(1)=9
+
+"""
+
+
+def test_what_each_slot_has_answered():
+    stat = STAT.replace("hrsp_5xx,", "hrsp_5xx,econ,eresp,").replace("99,\n", "99,1,2,\n")
+    proxy = NodeProxy("orders", stat)
+    proxy.table = TABLE
+    assert proxy.answers() == {"blue": Answers(40, 800, 99 + 1 + 2 + 5), "green": Answers()}
+
+
+def test_answers_are_counted_anew_after_a_reload():
+    assert Answers(30, 100, 7) - Answers(10, 40, 5) == Answers(20, 60, 2)
+    assert Answers(3, 10, 0) - Answers(10, 40, 5) == Answers(3, 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "told"),
+    [
+        (Answers(100, 0, 4), Answers(100), ""),  # too few to tell
+        (Answers(100, 0, 5), Answers(100), "5 of its 100 requests had errors, 0 of 100 of the old slot"),
+        (Answers(100, 0, 7), Answers(100, 0, 5), ""),  # the old one is hardly better
+        (Answers(0, 0, 5), Answers(9, 0, 0), "5 of its 5 requests had errors, 0 of 9 of the old slot"),
+        (Answers(500, 0, 9), Answers(500), ""),  # 1.8 in a hundred, and 2 are allowed
+    ],
+)
+def test_a_new_slot_with_errors_of_its_own_is_faulty(new, old, told):
+    assert slot.faulty(new, old, 2) == told
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "told"),
+    [
+        (Answers(20, 20 * 81), Answers(20, 20 * 10), "it took 81 ms on average, the old slot 10 ms"),
+        (Answers(20, 20 * 80), Answers(20, 20 * 10), ""),  # three times, and 50 ms
+        (Answers(19, 19 * 900), Answers(20, 20 * 10), ""),  # too few to tell
+        (Answers(20, 20 * 900), Answers(19, 19 * 10), ""),
+    ],
+)
+def test_a_new_slot_that_takes_much_longer_is_slow(new, old, told):
+    assert slot.slow(new, old, 3.0) == told
+
+
 def test_rows_of_the_node_proxy():
     assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", *["UP"] * 5]
     assert [row["srv_admin_state"] for row in slot.parse_rows(STATE, " ")] == ["8", "0", "0", "16"]
@@ -179,9 +226,11 @@ class NodeProxy(slot.Proxy):
 
     def __init__(self, service: str, stat: str = STAT, state: str = STATE) -> None:
         super().__init__("/nonexistent", service)
-        self.stat, self.state, self.told = stat, state, []
+        self.stat, self.state, self.told, self.table = stat, state, [], ""
 
     def ask(self, command: str) -> str:
+        if command.startswith("show table "):
+            return self.table if command == f"show table {self.backend}.slots" else "Unknown table\n"
         if command.startswith("show "):
             return self.stat if command.startswith("show stat") else self.state
         self.told.append(command)
