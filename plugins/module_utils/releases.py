@@ -15,6 +15,11 @@ from typing import Any
 ROOT = "/srv/terrace"
 MARKER = ".installed"
 SLOTS = ("blue", "green")
+# What a service's directory says of deploys: what the fleet agreed on, what has begun, and what has ended, a line each.
+AGREED = ".deployed.json"
+UNDER_WAY = ".deploy.json"
+HISTORY = ".deploys.jsonl"
+GATE = "terrace-release-gate.service"
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,23}$"
 
 
@@ -83,8 +88,10 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
 
     name: the service. root: the directory above all services.
     Returns: installed (ids, oldest first), releases (id to version, commit, source, server, interface, sha256 of the
-    archive and installed_at), slots (blue and green
-    to an id, or an empty string), live_slot (blue, green or empty) and live (the id in that slot, or empty).
+    archive and installed_at), slots (blue and green to an id, or an empty string), live_slot (blue, green or empty),
+    live (the id in that slot, or empty), agreed and serial (the id that the fleet agreed on last, and the number of
+    that agreement; empty and 0 where there was none), and under_way (the deploy that has begun and was not ended; empty
+    without one).
     """
     home = pathlib.Path(root) / name
     releases = {}
@@ -100,13 +107,42 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
     slots = {slot: _link(home / slot) for slot in SLOTS}
     live_slot = _link(home / "live")
     live_slot = live_slot if live_slot in SLOTS else ""
+    agreed = read_json(home / AGREED)
     return {
         "installed": sorted(releases, key=lambda release: (releases[release]["installed_at"], release)),
         "releases": releases,
         "slots": slots,
         "live_slot": live_slot,
         "live": slots.get(live_slot, ""),
+        "agreed": agreed.get("release", ""),
+        "serial": int(agreed.get("serial", 0)),
+        "under_way": read_json(home / UNDER_WAY),
     }
+
+
+def history_of(name: str, root: str = ROOT) -> list[dict[str, Any]]:
+    """Return the ended deploys of a service that are noted on this node, oldest first; a damaged line is left out."""
+    try:
+        lines = (pathlib.Path(root) / name / HISTORY).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
+
+
+def compare_with_peers(module: Any) -> None:
+    """Have the node say at once what it runs, and open or shut what its peers' releases tell it to.
+
+    Parameters:
+        module: the AnsibleModule. Nothing is done where the node has no such unit (yet).
+    """
+    systemctl = module.get_bin_path("systemctl", required=True)
+    if module.run_command([systemctl, "cat", GATE])[0] == 0:
+        # One that runs already may have read what has changed since.
+        module.run_command([systemctl, "restart", GATE])
 
 
 def _link(path: pathlib.Path) -> str:

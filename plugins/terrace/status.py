@@ -293,6 +293,7 @@ class Status:
         elif node["state"] not in ("ready", "unknown") and host.runs(f"svc-{name}@{node['slot']}"):
             drained = node["state"].startswith("drained")
             mend = f"put it back: make undrain HOST={host.name}" if drained else f"see `make logs SERVICE={name}`"
+            mend = SITE if node["state"].startswith("stale") else mend
             yield Problem(host.name, f"{name} is {node['state']}", mend)
 
     def _versions(self, service: Mapping[str, Any], nodes: list[dict[str, Any]]) -> Iterator[Problem]:

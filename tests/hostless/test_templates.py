@@ -518,16 +518,28 @@ def test_a_drained_node_passes_on_what_still_arrives(ha, single):
     node = sections(next(f for f in ha.files if (f.host, f.path) == ("app2", "/etc/haproxy/node.cfg")))
     rules = [line for line in node["frontend", "shop from http"] if line.startswith(("use_backend", "acl drained"))]
     drained = "map_str(/etc/haproxy/node.drained.map) -m found"
-    assert rules[:3] == [
+    assert rules[:4] == [
         f"acl drained str(shop),{drained}",
         f"acl drained str(*),{drained}",
+        f"acl drained str(shop),{drained.replace('.drained.', '.stale.')}",
         "use_backend shop.away if drained !{ var(txn.hop) -m bool } { nbsrv(shop.away) gt 0 }",
     ]
     away = [line.split() for line in node["backend", "shop.away from http"] if line.startswith("server ")]
     assert [(words[1], words[-1]) for words in away] == [("app3", "shop.peers/app3"), ("app1", "shop.peers/app1")]
     told = [line for line in node["frontend", "node.health from http"] if " { path /shop }" in line]
-    assert [re.search(r"status (\d+)", line)[1] for line in told] == ["503", "200", "503"]
+    assert [re.search(r"status (\d+)", line)[1] for line in told] == ["503", "503", "200", "503"]
     assert ".away" not in text(single, "solo", "/etc/haproxy/node.cfg")
+
+
+def test_a_node_says_which_releases_were_agreed_on_and_is_shut_for_one_that_is_stale(ha, single):
+    """On its health port, to whoever asks; a node without peers, too: it has some when it grows."""
+    for landscape, host in ((ha, "app2"), (single, "solo")):
+        file = next(f for f in landscape.files if (f.host, f.path) == (host, "/etc/haproxy/node.cfg"))
+        health = sections(file)["frontend", "node.health from http"]
+        [said] = [line for line in health if line.endswith("{ path /-/releases }")]
+        assert "shop=%[str(shop),map_str(/etc/haproxy/node.releases.map,0::)] " in said
+        [shut] = [line for line in health if "stale: its peers run" in line and "{ path /shop }" in line]
+        assert shut.endswith("{ path /shop } { str(shop),map_str(/etc/haproxy/node.stale.map) -m found }")
 
 
 def test_writes_are_bounded_where_they_may_have_to_wait(ha, lab):
