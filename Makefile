@@ -79,6 +79,26 @@ status: setup ## Show all hosts and services, and what is wrong; fail where some
 	while [ $$code -eq 3 ] && [ $$SECONDS -lt $$end ]; do said=$$(status) && code=0 || code=$$?; done; \
 	if [ -v said ]; then printf '%s\n' "$$said"; exit $$code; else status; fi
 
+.PHONY: deploy rollback
+deploy: setup ## Have all nodes run a new release, or none (SERVICE=orders or all, VERSION=, CHECK=1, BATCH=2, WATCH=10, WAIT=0, FORCE=1, ENV=)
+	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,deploy,[1$(comma) $(or $(BATCH),2)],$(or $(WATCH),10))
+rollback: setup ## Have all nodes run the release before, or another one that they have (SERVICE=orders or all, RELEASE=, CHECK=1, WATCH=0, ENV=)
+	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,rollback,["100%"],$(or $(WATCH),0))
+comma := ,
+quoted = [$(subst $() $(),$(comma) ,$(patsubst %,"%",$(1)))]
+deploy = --extra-vars='{"deploy_kind": "$(1)", "deploy_serial": $(2), "deploy_watch": $(3), "deploy_wait": $(or $(WAIT),0), \
+    "deploy_services": $(if $(SERVICE),$(call quoted,$(SERVICE)),"{{ topology_services_declared | list }}"), \
+    "deploy_version": "$(VERSION)", "deploy_release": "$(RELEASE)", "deploy_check": $(if $(CHECK),true,false), "deploy_force": $(if $(FORCE),true,false), \
+    "deploy_id": "'$$(date +%s)-$$$$'", "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
+
+.PHONY: unlock
+unlock: setup ## Break the lock of a deploy that is dead (ENV=)
+	@$(ANSIBLE) playbooks/unlock.yml
+
+.PHONY: releases
+releases: setup ## List what each node has, what lives, and who deployed it when (SERVICE=, FORMAT=json, ENV=)
+	@ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/releases.yml --extra-vars='{"releases_of": "$(SERVICE)", "releases_format": "$(or $(FORMAT),table)"}'
+
 .PHONY: drain undrain
 drain: setup ## Have an app node's peers answer, for one service or all, until undrain (HOST=app2, SERVICE=, WAIT=30, FORCE=1, ENV=)
 	@$(call drain,drained)
@@ -152,6 +172,10 @@ test: setup-lab ## Run every check there is, the whole lab included
 .PHONY: test-operations
 test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (`make test` does, on a lab of its own)
 	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/operations
+
+.PHONY: test-deploys
+test-deploys: setup-lab ## Deploy under load, ten times in a row and in every way that fails, to a lab that is up (about 40 minutes)
+	@ANSIBLE_STRATEGY=mitogen_linear DEPLOYS_SLOW_SECONDS=10 pytest -v tests/deploys
 
 .PHONY: bench bench-report
 bench: setup-lab ## Measure into docs/benchmarks.md; makes the lab anew (PARTS=all, ROUNDS=3)

@@ -92,11 +92,13 @@ def service_units(services: list[Mapping]) -> list[dict]:
 
 
 def service_slots(services: list[Mapping]) -> list[dict]:
-    """Return what the slots of services run on: `name`, `release`, `drain` (seconds) and `files`."""
+    """Return what the slots of services run on: `name`, `release`, `serial`, `keep`, `drain` (seconds) and `files`."""
     return [
         {
             "name": service["name"],
             "release": service["release"],
+            "serial": service.get("serial", 0),
+            "keep": service.get("keep", True),
             "drain": service["timeout"]["stop"],
             "files": [
                 f"{UNITS}/svc-{service['name']}@.service",
@@ -104,6 +106,16 @@ def service_slots(services: list[Mapping]) -> list[dict]:
             ],
         }
         for service in services
+    ]
+
+
+def service_migrations(services: list[Mapping]) -> list[dict]:
+    """Return the migrations that this node is to run, in order: `service`, and whether it comes `after` the switch."""
+    return [
+        {"service": service["name"], "after": key == "migrate_after"}
+        for service in services
+        for key in ("migrate", "migrate_after")
+        if service.get(key)
     ]
 
 
@@ -122,6 +134,7 @@ class FilterModule:
             service_directories,
             service_environments,
             service_files,
+            service_migrations,
             service_units,
             service_slots,
             service_declared,

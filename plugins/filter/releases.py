@@ -1,4 +1,4 @@
-"""Which release a node is to run: the one that its peers run, or, where a service lives nowhere, a new one."""
+"""Which release a node is to run: that of its peers; a new one where a service lives nowhere, or is deployed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+
+from ansible.errors import AnsibleFilterError
 
 
 def releases_of(nodes: Mapping[str, list[str]], host: str) -> list[str]:
@@ -60,15 +62,114 @@ def _answers(facts: list[Mapping]) -> dict[str, Mapping]:
     return {answer["item"]: answer["services"] for answer in facts if "services" in answer}
 
 
-def releases_unborn(services: list[Mapping], facts: list[Mapping]) -> list[Mapping]:
-    """Return those services that are live on no node.
+def releases_versioned(services: list[Mapping], deployed: list[str], version: str) -> list[Mapping]:
+    """Return the declared services; where some are deployed, only those, with the version that was asked for.
+
+    Parameters:
+        services: the declared services.
+        deployed: the names of those that are deployed.
+        version: the version; empty for the declared one.
+    """
+    if not deployed:
+        return services
+    chosen = [service for service in services if service["name"] in deployed]
+    return [{**service, "version": version} if version else service for service in chosen]
+
+
+def releases_reached(nodes: Mapping[str, list[str]], deployed: list[str], reached: list[str]) -> dict[str, list[str]]:
+    """Return the nodes of services; where some are deployed, only those, and of their nodes those that were reached.
+
+    Parameters:
+        nodes: by service, the names of the nodes that run it.
+        deployed: the names of services that are deployed.
+        reached: the names of nodes that were reached.
+    """
+    if not deployed:
+        return dict(nodes)
+    return {name: [node for node in where if node in reached] for name, where in nodes.items() if name in deployed}
+
+
+def releases_rollback(
+    services: list[Mapping], nodes: Mapping[str, list[str]], facts: list[Mapping], asked: str = ""
+) -> dict[str, dict]:
+    """Return what `releases_plan` does, with the release that lived before, or the one that was asked for.
+
+    Parameters:
+        services: the services.
+        nodes: by service, the names of the nodes that run it.
+        facts: the results of `release_facts`, looped over the nodes, with histories.
+        asked: the id of a release, or its beginning, or its version; empty for the one before.
+    Errors:
+        AnsibleFilterError where there is none, or where what was asked for is not there, or is not one.
+    """
+    plan = {}
+    for service in services:
+        name = service["name"]
+        answers = {node: answer[name] for node, answer in _answers(facts).items() if node in nodes[name]}
+        chosen = _asked(name, answers, asked) if asked else _before(name, answers)
+        node = next(node for node, answer in answers.items() if chosen in answer["releases"])
+        release = answers[node]["releases"][chosen]
+        plan[name] = {"id": chosen, "sha256": release["sha256"], "new": False, "node": node, "settled": True}
+        plan[name] |= {"serial": max(answer.get("serial", 0) for answer in answers.values()) + 1}
+        plan[name] |= {key: release.get(key) or service[key] for key in ("server", "interface")}
+    return plan
+
+
+def _asked(name: str, answers: Mapping[str, Mapping], asked: str) -> str:
+    """Return the release of a service that is meant by an id, its beginning, or a version."""
+    known = {
+        release: its.get("version", "") for answer in answers.values() for release, its in answer["releases"].items()
+    }
+    found = {release for release, version in known.items() if release.startswith(asked) or version == asked}
+    if len(found) != 1:
+        shown = ", ".join(f"{release} ({version})" if version else release for release, version in known.items())
+        raise AnsibleFilterError(
+            f"{name}: {asked} is {'more than one release' if found else 'no release'} of those that are installed; "
+            f"choose one of {shown or 'none'}"
+        )
+    return found.pop()
+
+
+def _before(name: str, answers: Mapping[str, Mapping]) -> str:
+    """Return the release of a service to go back to: where a deploy was never ended, the one that it found."""
+    installed = {release for answer in answers.values() for release in answer["releases"]}
+    last = max(answers.values(), key=lambda answer: answer.get("serial", 0), default={})
+    begun = [answer["under_way"]["from"] for answer in answers.values() if answer.get("under_way")]
+    ended = [
+        record["from"]
+        for record in reversed(last.get("history", []))
+        if record.get("outcome") == "done" and record.get("to") == (last.get("agreed") or last.get("live"))
+    ]
+    for release in (*begun, *ended):
+        if release in installed:
+            return release
+    raise AnsibleFilterError(
+        f"{name}: there is no release before the one that lives; see `make releases`, or say which: RELEASE=..."
+    )
+
+
+def releases_unborn(services: list[Mapping], facts: list[Mapping], deployed: list[str] | None = None) -> list[Mapping]:
+    """Return those services of which a release has to be built: they are live on no node, or deployed.
 
     Parameters:
         services: the declared services.
         facts: the results of `release_facts`, looped over the nodes.
+        deployed: the names of those that are deployed.
     """
     live = {name for answer in _answers(facts).values() for name, state in answer.items() if state["live"]}
-    return [service for service in services if service["name"] not in live]
+    return [service for service in services if service["name"] not in live or service["name"] in (deployed or [])]
+
+
+def releases_live(facts: Mapping) -> dict:
+    """Return what lives of a service on a node, as `releases_plan` has it; without an `id` where nothing does.
+
+    Parameters:
+        facts: what `release_facts` says of the service there.
+    """
+    release = facts["releases"].get(facts["live"], {})
+    return {"id": facts["live"], "new": False, "node": ""} | {
+        key: release[key] for key in ("sha256", "server", "interface") if release.get(key)
+    }
 
 
 def _live(name: str, facts: list[Mapping], nodes: list[str]) -> dict[str, Mapping]:
@@ -83,33 +184,60 @@ def _live(name: str, facts: list[Mapping], nodes: list[str]) -> dict[str, Mappin
     return {node: release for node, release in found.items() if node in names} or found
 
 
+def _agreed(name: str, facts: list[Mapping]) -> dict:
+    """Return what the nodes agreed on last of a service: `release`, `serial`, and whether a deploy is `under_way`."""
+    states = [answer[name] for answer in _answers(facts).values()]
+    last = max(states, key=lambda state: state.get("serial", 0), default={})
+    return {
+        "release": last.get("agreed", ""),
+        "serial": last.get("serial", 0),
+        "under_way": any(state.get("under_way") for state in states),
+    }
+
+
 def releases_plan(
-    services: list[Mapping], nodes: Mapping[str, list[str]], facts: list[Mapping], built: list[Mapping]
+    services: list[Mapping],
+    nodes: Mapping[str, list[str]],
+    facts: list[Mapping],
+    built: list[Mapping],
+    deployed: list[str] | None = None,
 ) -> dict[str, dict]:
-    """Return by service the release that a node without one gets.
+    """Return by service the release that a node without one gets, and where it is deployed, every node.
 
     Parameters:
         services: the declared services.
         nodes: by service, the names of the nodes that run it.
         facts: the results of `release_facts`, looped over the nodes.
-        built: the results of `release_build`, looped over the services that are live nowhere.
+        built: the results of `release_build`, looped over what `releases_unborn` returned.
+        deployed: the names of services that are deployed.
     Returns:
-        By service: `id`; `sha256`, its archive's digest; `new`, whether it was live on no node; `node`, one that has it
-        (empty where it is new); `server` and `interface`, what it was built for (as declared, where it is new). Where
-        nodes disagree, the release that most of them run counts.
+        By service: `id`; `sha256`, its archive's digest; `new`, whether it was built for this run; `node`, one that has
+        it (empty where it is new); `server` and `interface`, what it was built for (as declared, where it is new);
+        `settled`, whether the fleet agreed on it, so that a node which runs another one gets it; `serial`, the number
+        of that agreement. Where nodes disagree, and have not agreed on one, the release that most of them run counts.
     """
     new = {result["item"]["name"]: result for result in built if "id" in result}
     plan = {}
     for service in services:
         name = service["name"]
         live = _live(name, facts, nodes[name])
-        if live:
-            chosen = Counter(release["id"] for release in live.values()).most_common(1)[0][0]
+        agreed = _agreed(name, facts)
+        if live and name not in (deployed or []):
+            ids = Counter(release["id"] for release in live.values())
+            settled = agreed["release"] in ids and not agreed["under_way"]
+            chosen = agreed["release"] if settled else ids.most_common(1)[0][0]
+            if not agreed["serial"] and len(ids) == 1 and not agreed["under_way"]:
+                # They were set up before there were agreements.
+                settled, agreed["serial"] = True, 1
             node = next(node for node, release in live.items() if release["id"] == chosen)
             release = live[node] | {"new": False, "node": node}
         else:
             release = new.get(name, {}) | {"new": True, "node": ""}
+            # What is deployed is agreed on at the end, and by all.
+            settled = not live
+            agreed["serial"] += 1
         plan[name] = {key: release.get(key, "") for key in ("id", "sha256", "new", "node")}
+        plan[name] |= {"settled": settled, "serial": agreed["serial"] if settled or name in (deployed or []) else 0}
         plan[name] |= {key: release.get(key) or service[key] for key in ("server", "interface")}
     return plan
 
@@ -131,9 +259,14 @@ def releases_missing(
         for name in names
         # In check mode a release that has yet to be resolved has no id.
         if plan[name]["id"]
-        and not mine.get(name, {}).get("live")
+        and (plan[name]["new"] or _lacks(plan[name], mine.get(name, {})))
         and plan[name]["id"] not in mine.get(name, {}).get("installed", [])
     ]
+
+
+def _lacks(release: Mapping, mine: Mapping) -> bool:
+    """Return whether a release is to live on a node, on which another one lives, or none."""
+    return not mine.get("live") or (release.get("settled", False) and mine["live"] != release["id"])
 
 
 def releases_other(services: list[Mapping], nodes: Mapping[str, list[str]], facts: list[Mapping]) -> list[str]:
@@ -181,7 +314,7 @@ def _public(address: str) -> str:
 def releases_first_on(
     plan: Mapping[str, Mapping], nodes: Mapping[str, list[str]], host: str, hosts: list[str]
 ) -> list[str]:
-    """Return the new services for which a host is the first of those that take part in a run.
+    """Return the services with a new release for which a host is the first of those that take part in a run.
 
     Parameters:
         plan: what `releases_plan` returned.
@@ -207,8 +340,12 @@ class FilterModule:
             releases_source,
             releases_asked,
             releases_digest,
+            releases_versioned,
+            releases_reached,
+            releases_rollback,
             releases_unborn,
             releases_plan,
+            releases_live,
             releases_missing,
             releases_other,
             releases_first_on,

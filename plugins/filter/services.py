@@ -330,6 +330,11 @@ def services_run(
         | {name: release[name] for name in ("interface", "server") if release}
         | {
             "release": release.get("id", ""),
+            "serial": release.get("serial", 0),
+            "keep": not release.get("settled", False),
+            "migrate_after": (service["database"] or {}).get("migrate_after", "")
+            if service["name"] in (migrating or [])
+            else "",
             "migrate": (service["database"] or {}).get("migrate", "") if service["name"] in (migrating or []) else "",
             "schedule": service["schedule"] if first[service["name"]] == node else {},
             "environment": service_environment(service, services, ports, key, node, secrets),

@@ -10,6 +10,7 @@ description:
   - To be run on all hosts that take part, in the same order by everybody and one after the other (C(throttle) 1). Then
     two that want it meet at the first host that both reach, and one of them has it on all.
   - It outlives whoever holds it. One that nobody comes back for is broken by O(state=broken).
+  - It does not outlive the host's boot. Whoever holds it has lost that host then, and still has it on the others.
 options:
   state:
     description: C(held) takes it, C(released) gives it back where O(id) holds it, C(broken) takes it from anybody.
@@ -41,7 +42,7 @@ options:
   file:
     description: Where it is kept.
     type: path
-    default: /var/lib/terrace/lock.json
+    default: /run/terrace/lock.json
 author: Terrace
 """
 
@@ -131,7 +132,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["held", "released", "broken"], "required": True},
             **{name: {"type": "str", "default": ""} for name in TOLD},
             "wait": {"type": "int", "default": 0},
-            "file": {"type": "path", "default": "/var/lib/terrace/lock.json"},
+            "file": {"type": "path", "default": "/run/terrace/lock.json"},
         },
         required_if=[("state", "held", ["id"]), ("state", "released", ["id"])],
         supports_check_mode=True,

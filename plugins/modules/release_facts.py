@@ -15,10 +15,18 @@ options:
     type: list
     elements: str
     required: true
+  history:
+    description: Whether to tell of ended deploys, too.
+    type: bool
+    default: false
   root:
     description: Directory above all services.
     type: path
     default: /srv/terrace
+  lock:
+    description: Where C(fleet_lock) keeps the environment's lock.
+    type: path
+    default: /run/terrace/lock.json
 author: Terrace
 """
 
@@ -39,7 +47,9 @@ services:
     By service: C(installed), ids of complete releases, oldest first; C(releases), by id their C(version), C(commit),
     C(source) with its C(kind) and C(origin), C(server), C(interface), the archive's C(sha256) and
     C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot), the live one of the two;
-    C(live), the id in it. What is missing is an empty string.
+    C(live), the id in it; C(agreed) and C(serial), the id that the fleet agreed on last and the number of that
+    agreement; C(under_way), the deploy that has begun and was not ended; with O(history), C(history), the ended ones,
+    oldest first. What is missing is an empty string.
   type: dict
   returned: always
   sample:
@@ -57,10 +67,16 @@ services:
       slots: {blue: 1f0c5ad0b2c9, green: ""}
       live_slot: blue
       live: 1f0c5ad0b2c9
+lock:
+  description: Who holds the environment's lock; empty where nobody does.
+  type: dict
+  returned: always
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import ROOT, releases_of
+from ansible.module_utils.releases import ROOT, history_of, read_json, releases_of
 
 
 def main() -> None:
@@ -68,13 +84,17 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
+            "history": {"type": "bool", "default": False},
             "root": {"type": "path", "default": ROOT},
+            "lock": {"type": "path", "default": "/run/terrace/lock.json"},
         },
         supports_check_mode=True,
     )
-    module.exit_json(
-        changed=False, services={name: releases_of(name, module.params["root"]) for name in module.params["names"]}
-    )
+    its = module.params
+    services = {name: releases_of(name, its["root"]) for name in its["names"]}
+    if its["history"]:
+        services = {name: facts | {"history": history_of(name, its["root"])} for name, facts in services.items()}
+    module.exit_json(changed=False, services=services, lock=read_json(Path(its["lock"])))
 
 
 if __name__ == "__main__":

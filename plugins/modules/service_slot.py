@@ -30,6 +30,11 @@ options:
     description: Whether a release that is already live stays, though it is not O(release).
     type: bool
     default: false
+  serial:
+    description:
+      - The number of the fleet's agreement on O(release), noted once it lives here. 0 notes nothing.
+    type: int
+    default: 0
   flip:
     description:
       - Whether a slot may give way to the other one. Where not, a service of which anything runs is left alone, and
@@ -66,7 +71,9 @@ options:
     type: int
     default: 60
   drain_timeout:
-    description: Seconds for the running requests of the old slot to end before it is told to stop.
+    description:
+      - Seconds for the running requests of the old slot to end before it is told to stop, at most 3. Those that take
+        longer end in a server that stops; its unit says how long that may take.
     type: int
     default: 30
 author: Terrace
@@ -114,6 +121,7 @@ watched:
 
 import contextlib
 import fcntl
+import json
 import os
 import platform
 import time
@@ -123,15 +131,22 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.haproxy_stat import ask, parse_rows
-from ansible.module_utils.releases import ROOT, SLOTS, releases_of, write_atomically
+from ansible.module_utils.releases import AGREED, ROOT, SLOTS, compare_with_peers, releases_of, write_atomically
 from ansible.module_utils.systemd_unit import Unit, UnitError
 
 RUNNING = ("active", "activating", "reloading", "deactivating")
 CRASHES = 4  # so many starts in a row that ended by themselves mean that the release does not work here
 POLL_SECONDS = 0.2
-# So many errors are needed before a share of them says anything, and so many answers before a mean time does.
+# A slot that is watched is looked at less often: looking takes time from what is watched.
+WATCH_SECONDS = 0.5
+# Requests that end within so many seconds are let end before the server is told to stop.
+SHORT_SECONDS = 3.0
+# So many errors are needed before a share of them says anything, and so many answers before a mean time does. When the
+# time is up, and there was little to see, fewer are enough if they are more than half of all.
 FEW_ERRORS = 5
-FEW_ANSWERS = 20
+LEAST_ERRORS = 2
+HALF = 50
+FEW_ANSWERS = 10
 # What a new slot's mean response time may be above the old one's in any case, in milliseconds: caches are cold.
 SLACK_MS = 50.0
 # The node proxy's backends that lead to a service's slots, by what follows its name. Those that are checked have states
@@ -272,14 +287,15 @@ class Answers:
         return f"{self.count} answers, {self.errors} errors, {self.mean:.0f} ms on average"
 
 
-def faulty(new: Answers, old: Answers, allowed: int) -> str:
+def faulty(new: Answers, old: Answers, allowed: int, few: int = FEW_ERRORS) -> str:
     """Return what is wrong with a new slot's errors, held against the old one's; nothing where they may be.
 
     Parameters:
         new, old: what both have answered since they share their requests.
         allowed: by how many in a hundred the new one's share may be above the old one's.
+        few: with fewer errors nothing is told.
     """
-    if new.errors < FEW_ERRORS or new.share <= old.share + allowed / 100:
+    if new.errors < few or new.share <= old.share + allowed / 100:
         return ""
     asked = [max(each.count, each.errors) for each in (new, old)]
     return f"{new.errors} of its {asked[0]} requests had errors, {old.errors} of {asked[1]} of the old slot"
@@ -452,22 +468,25 @@ class Service:
     def watch(self, slot: str, beside: str) -> None:
         """Hold a slot against the old one for a while, in which both share the node's requests.
 
-        Errors are looked at all the time; response times of the second half, when caches are warm.
+        Errors are looked at all the time; response times after the first quarter, when caches are warm.
 
         Raises SlotError where it does not do as well; it is stopped then, its requests ended as far as they may take.
         """
         its = self.module.params
         begun, answers = time.monotonic(), self.proxy.answers
-        first = half = answers()
+        first = warm = answers()
         wrong = ""
         while not wrong and (passed := time.monotonic() - begun) < its["watch"]:
-            time.sleep(POLL_SECONDS)
+            time.sleep(WATCH_SECONDS)
             now = answers()
-            if passed < its["watch"] / 2:
-                half = now
+            if passed < its["watch"] / 4:
+                warm = now
             wrong = faulty(now[slot] - first[slot], now[beside] - first[beside], its["watch_errors"])
         now = answers()
-        wrong = wrong or slow(now[slot] - half[slot], now[beside] - half[beside], its["watch_slower"])
+        wrong = wrong or faulty(
+            now[slot] - first[slot], now[beside] - first[beside], max(HALF, its["watch_errors"]), LEAST_ERRORS
+        )
+        wrong = wrong or slow(now[slot] - warm[slot], now[beside] - warm[beside], its["watch_slower"])
         if not wrong and not self.proxy.servers()[slot].ready:
             wrong = "it was ready, and no longer is"
         self.watched = f"{now[slot] - first[slot]}; the old slot {now[beside] - first[beside]}"
@@ -504,9 +523,13 @@ class Service:
             time.sleep(POLL_SECONDS)
 
     def drain(self, slot: str) -> None:
-        """Give a slot no further request, and let those that run end, as far as they may take."""
+        """Give a slot no further request, and let those that run end, as far as they may take.
+
+        What is not short (a slow answer, a WebSocket) goes on in a server that has been told to stop: it lets requests
+        end, and says goodbye to who would stay.
+        """
         self.proxy.tell(slot, "state drain")
-        deadline = time.monotonic() + self.module.params["drain_timeout"]
+        deadline = time.monotonic() + min(self.module.params["drain_timeout"], SHORT_SECONDS)
         while self.proxy.servers()[slot].sessions and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
@@ -563,6 +586,11 @@ class Service:
         if plan.retire and self.step(f"retire {plan.retire}"):
             self.retire(plan.retire)
         self.declare(plan.slot, live, wanted)
+        serial, agreed = parameters["serial"], (known["serial"], known["agreed"])
+        if serial and serial >= known["serial"] and agreed != (serial, wanted):
+            self.agree(serial, wanted)
+        if self.steps and not self.module.check_mode:
+            compare_with_peers(self.module)
         return {
             "slot": plan.slot,
             "release": wanted,
@@ -572,6 +600,12 @@ class Service:
             "steps": self.steps,
             "watched": self.watched,
         }
+
+    def agree(self, serial: int, release: str) -> None:
+        """Note what the fleet agreed on, once it lives here."""
+        if self.step(f"note agreement {serial}"):
+            text = json.dumps({"serial": serial, "release": release})
+            write_atomically(self.home / AGREED, text + "\n", mode=0o644)
 
     def clear(self) -> None:
         """Remove what a run that was killed while it wrote a link or a file has left."""
@@ -653,6 +687,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "release": {"type": "str", "default": ""},
             "keep_live": {"type": "bool", "default": False},
+            "serial": {"type": "int", "default": 0},
             "flip": {"type": "bool", "default": True},
             "restart": {"type": "bool", "default": False},
             "watch": {"type": "int", "default": 0},

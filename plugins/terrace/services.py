@@ -182,8 +182,9 @@ class Services:
 
     def _commands(self, name: str, service: Mapping) -> None:
         commands = {}
-        if migrate := (service.get("database") or {}).get("migrate"):
-            commands["database.migrate"] = migrate
+        for key in ("migrate", "migrate_after"):
+            if command := (service.get("database") or {}).get(key):
+                commands[f"database.{key}"] = command
         for key in ("processes", "schedule"):
             for part, value in service.get(key, {}).items():
                 if not NAME.fullmatch(str(part)):

@@ -475,6 +475,9 @@ def test_a_release_is_installed_once_and_told(index, project, build, install, mo
         "slots": {"blue": "", "green": built["id"]},
         "live_slot": "green",
         "live": built["id"],
+        "agreed": "",
+        "serial": 0,
+        "under_way": {},
     }
     assert facts["shop"]["releases"][built["id"]]["version"] == "v1"
     assert (facts["never"]["installed"], facts["never"]["live"]) == ([], "")

@@ -30,6 +30,8 @@ def told(node: str, **release: object) -> dict:
     return {"item": node, "services": services}
 
 
+# What all nodes run that have noted no agreement is the first one.
+FIRST = {"settled": True, "serial": 1}
 UNREACHED = {"item": "app9", "unreachable": True, "msg": "no route"}
 
 
@@ -57,11 +59,33 @@ def test_services_that_live_nowhere():
     assert releases.releases_unborn(SERVICES, [answer("app1", orders="o1", users="u1")]) == []
 
 
+def test_what_is_deployed_is_built_though_it_lives():
+    facts = [answer("app1", orders="o1", users="u1")]
+    assert releases.releases_unborn(SERVICES, facts, ["orders"]) == [SERVICES[0]]
+    named = releases.releases_versioned(SERVICES, ["orders"], "v3")
+    assert [service["version"] for service in named] == ["v3"]
+    assert releases.releases_versioned(SERVICES, ["orders"], "") == [SERVICES[0]]
+
+
+def test_every_node_gets_what_is_deployed():
+    facts = [answer("app1", orders="o1", users="u1"), answer("app2", orders="o1"), UNREACHED]
+    built = [{"item": {"name": "orders"}, "id": "o2", "sha256": "d"}]
+    plan = releases.releases_plan(SERVICES, NODES, facts, built, ["orders"])
+    expected = {"id": "o2", "sha256": "d", "new": True, "node": "", "settled": False, "serial": 1}
+    assert plan["orders"] == expected | BUILT_FOR
+    assert plan["users"]["id"] == "u1"
+    missing = [{"name": "orders", "id": "o2", "sha256": "d", "node": ""}]
+    assert releases.releases_missing(plan, ["orders", "users"], facts, "app1") == missing
+    facts[0]["services"]["orders"]["installed"].append("o2")
+    assert releases.releases_missing(plan, ["orders", "users"], facts, "app1") == []
+    assert releases.releases_first_on(plan, NODES, "app1", ["app1", "app2"]) == ["orders"]
+
+
 def test_a_service_that_lives_nowhere_gets_what_was_built():
     built = [{"item": {"name": "orders"}, "id": "o1", "sha256": "d"}, {"item": {"name": "users"}, "skipped": True}]
     assert releases.releases_plan(SERVICES, NODES, [answer("app1")], built) == {
-        "orders": {"id": "o1", "sha256": "d", "new": True, "node": ""} | BUILT_FOR,
-        "users": {"id": "", "sha256": "", "new": True, "node": ""} | BUILT_FOR,
+        "orders": {"id": "o1", "sha256": "d", "new": True, "node": "", **FIRST} | BUILT_FOR,
+        "users": {"id": "", "sha256": "", "new": True, "node": "", **FIRST} | BUILT_FOR,
     }
 
 
@@ -74,8 +98,8 @@ def test_a_service_that_lives_somewhere_stays_as_most_nodes_have_it():
     ]
     built = [{"item": {"name": "orders"}, "id": "o3"}]
     assert releases.releases_plan(SERVICES, NODES, facts, built) == {
-        "orders": {"id": "o2", "sha256": "", "new": False, "node": "app2"} | BUILT_FOR,
-        "users": {"id": "u1", "sha256": "", "new": False, "node": "app1"} | BUILT_FOR,
+        "orders": {"id": "o2", "sha256": "", "new": False, "node": "app2", "settled": False, "serial": 0} | BUILT_FOR,
+        "users": {"id": "u1", "sha256": "", "new": False, "node": "app1", **FIRST} | BUILT_FOR,
     }
 
 
@@ -94,6 +118,7 @@ def test_what_a_live_release_was_built_for_stays():
         "node": "app1",
         "server": "granian",
         "interface": "wsgi",
+        **FIRST,
     }
 
 

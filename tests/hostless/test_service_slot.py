@@ -205,10 +205,23 @@ def test_a_new_slot_with_errors_of_its_own_is_faulty(new, old, told):
 @pytest.mark.parametrize(
     ("new", "old", "told"),
     [
+        (Answers(4, 0, 4), Answers(5), "4 of its 4 requests had errors, 0 of 5 of the old slot"),
+        (Answers(2, 0, 1), Answers(5), ""),
+        (Answers(4, 0, 2), Answers(5), ""),  # half is not more than half
+        (Answers(4, 0, 3), Answers(4, 0, 2), ""),  # the old one has errors, too
+    ],
+)
+def test_few_errors_tell_at_the_end_when_they_are_most_of_what_it_answered(new, old, told):
+    assert slot.faulty(new, old, slot.HALF, slot.LEAST_ERRORS) == told
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "told"),
+    [
         (Answers(20, 20 * 81), Answers(20, 20 * 10), "it took 81 ms on average, the old slot 10 ms"),
         (Answers(20, 20 * 80), Answers(20, 20 * 10), ""),  # three times, and 50 ms
-        (Answers(19, 19 * 900), Answers(20, 20 * 10), ""),  # too few to tell
-        (Answers(20, 20 * 900), Answers(19, 19 * 10), ""),
+        (Answers(9, 9 * 900), Answers(20, 20 * 10), ""),  # too few to tell
+        (Answers(20, 20 * 900), Answers(9, 9 * 10), ""),
     ],
 )
 def test_a_new_slot_that_takes_much_longer_is_slow(new, old, told):
