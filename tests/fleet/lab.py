@@ -416,20 +416,23 @@ class Load:
         longest: seconds after which they end by themselves.
         pause: seconds between two requests of a client. The machine is small: a load that leaves it no time would test
             the machine.
+        begun: whether to wait for the first answers before anything else happens.
     """
 
     def __init__(
         self, host: str, path: str, port: int | None = None, clients: int = 3, headers: dict | None = None,
         method: str = "GET", body: Callable[[], dict] | None = None, longest: float = 300,
-        pause: float = 0.1, keyed: bool = False,
+        pause: float = 0.1, keyed: bool = False, begun: bool = True,
     ) -> None:  # fmt: skip
         self.host, self.path, self.port, self.clients = host, path, port, clients
         self.headers, self.method, self.body = headers or {}, method, body
-        self.longest, self.pause, self.keyed = longest, pause, keyed
+        self.longest, self.pause, self.keyed, self.begun = longest, pause, keyed, begun
         self.good = 0
         self.reopened = 0
         self.failed: list[str] = []
         self.worst = 0.0
+        # When each answer came, by time.monotonic, and how long it took, in seconds.
+        self.took: list[tuple[float, float]] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
@@ -438,7 +441,8 @@ class Load:
         self._end = time.monotonic() + self.longest
         for thread in self._threads:
             thread.start()
-        wait(lambda: self.good >= self.clients or self.failed, 30, "the load has begun")
+        if self.begun:
+            wait(lambda: self.good >= self.clients or self.failed, 30, "the load has begun")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -478,7 +482,9 @@ class Load:
                             self.failed.append(f"{answer.status} {answer.body[:100]!r}")
                 break
             with self._lock:
-                self.worst = max(self.worst, time.monotonic() - start)
+                now = time.monotonic()
+                self.took.append((now, now - start))
+                self.worst = max(self.worst, now - start)
             time.sleep(self.pause)
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ CHANCE = re.compile(
 
 # What runs now and then, and what login sessions bring along, says nothing.
 NOW_AND_THEN = re.compile(
-    r"(user|session|apt-|dpkg-|systemd-tmpfiles-clean|man-db|e2scrub|fstrim|logrotate|run-|svc-.*report\.service)"
+    r"(user|session|apt-|dpkg-|systemd-tmpfiles-clean|man-db|e2scrub|fstrim|logrotate|run-|terrace-release-gate\.service|svc-.*report\.service)"
 )
 # Variables of a process that systemd, a shell or the slot's own path give it.
 OF_A_START = (

@@ -11,6 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
 
 from fixtures import everything_ready, hosts, playbook, pytest_sessionstart, ready_at_start
 
+# Its checks are told like those of a test.
+pytest.register_assert_rewrite("deploys")
+
 __all__ = ["everything_ready", "hosts", "playbook", "pytest_sessionstart", "ready_at_start"]
 
 

@@ -1,0 +1,117 @@
+"""A deploy fails no request, and leaves all nodes on one release: the new one, or if anything fails, the one before.
+
+The cases that take the least time and catch the most; `make test-deploys` does all of them (tests/deploys).
+"""
+
+from __future__ import annotations
+
+import deploys
+import pytest
+from deploys import SERVICE, deploy, live, variant, watched
+
+import lab
+
+PHASES = ("before_prepare", "after_prepare", "before_migrate", "after_migrate", "before_switch", "after_deploy")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("variants")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(hosts, folder):
+    """Begin with a release that has the slow page, everywhere; return what the deploy of it said, and its hooks."""
+    told = folder / "told"
+    hooks = [{"at": phase, "run": f'echo "$TERRACE_PHASE $TERRACE_SERVICES" >>{told}'} for phase in PHASES]
+    hooks.append({"at": "after_switch", "run": "touch /run/hooked-$TERRACE_NODE", "on": "nodes"})
+    own = variant(folder, "good")
+    own["database"] = {"migrate": "alembic upgrade head", "migrate_after": "echo this takes away"}
+    done = deploy(own, deploy_hooks=hooks)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert len(set(live(hosts).values())) == 1
+    return done.stdout, told.read_text().splitlines()
+
+
+@pytest.fixture(autouse=True)
+def unlocked(hosts):
+    """Nothing is left locked, and every service is ready on every node, whatever was done."""
+    yield
+    assert deploys.locked(hosts) == []
+    lab.wait_until_ready(90)
+
+
+def test_hooks_run_in_their_phases_and_what_takes_away_after_the_last_node(hosts, home):
+    said, lines = home
+    assert said.rindex("this takes away") > said.rindex("Have the new releases take over")
+    assert [line for line in lines if "switch" not in line] == [
+        f"{phase} {SERVICE}" for phase in PHASES if phase != "before_switch"
+    ]
+    assert lines.count(f"before_switch {SERVICE}") == 2, "one for each batch"
+    for node in lab.NODES:
+        hosts[node].run(f"rm /run/hooked-{node}")
+
+
+def test_hooks_that_cannot_be_are_refused(folder):
+    refused = deploy(variant(folder, "good"), deploy_hooks=[{"at": "sometime", "run": "true"}])
+    assert refused.returncode != 0
+    assert "deploy_hooks[0].at is sometime" in refused.stdout
+
+
+def test_a_deploy_and_a_rollback_fail_no_request(hosts, folder):
+    before = live(hosts)
+    with watched() as watch:
+        done = deploy(variant(folder, "good"))
+        assert done.returncode == 0, done.stdout[-4000:]
+        after = live(hosts)
+        done = deploy({}, deploy_kind="rollback", deploy_watch=0)
+        assert done.returncode == 0, done.stdout[-4000:]
+    assert watch.failed == []
+    assert len(set(after.values())) == 1
+    assert after != before
+    assert live(hosts) == before
+
+
+def test_what_fails_on_the_last_node_leaves_all_on_the_release_before(hosts, folder):
+    deploys.check_failure(hosts, folder, "app3-answers-500")
+
+
+def test_a_controller_that_dies_leaves_what_a_rollback_takes_back(hosts, folder):
+    deploys.check_taken_back(hosts, folder)
+
+
+def test_a_node_that_missed_a_deploy_stays_shut_until_it_runs_what_its_peers_run(hosts, folder, playbook):
+    deploys.check_missed(hosts, folder, playbook)
+
+
+def test_a_migration_waits_for_nobody_who_migrates_already(hosts, folder):
+    """Somebody else holds the lock: the deploy ends, and the old release goes on."""
+    before = live(hosts)
+    node = hosts[lab.NODES[0]]
+    node.run(
+        "systemd-run --unit=hold-migration --quiet --property=User=svc-orders"
+        " --property=EnvironmentFile=/etc/terrace/services/orders/migrate.env /usr/local/bin/terrace-migrate sleep 60"
+    )
+    try:
+        done = deploy(variant(folder, "good"))
+    finally:
+        node.run("systemctl stop hold-migration")
+    assert done.returncode != 0
+    assert "somebody else migrates it" in done.stdout, done.stdout[-3000:]
+    assert live(hosts) == before
+
+
+def test_what_would_happen_is_told_and_nothing_is_touched(hosts, folder):
+    before = live(hosts)
+    done = deploy(variant(folder, "good"), deploy_check=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+    for text in ("deploy of orders: release ", "before the first node: alembic upgrade head", "app1 alone first"):
+        assert text in done.stdout, done.stdout[-3000:]
+    assert live(hosts) == before
+
+
+def test_what_was_deployed_is_listed(hosts, playbook):
+    done = playbook("playbooks/releases.yml", "--extra-vars", '{"releases_of": "orders", "releases_format": "table"}')
+    assert done.returncode == 0, done.stdout
+    for text in ("tests@lab", "reverted", "did worse than", "rollback"):
+        assert text in done.stdout, done.stdout
