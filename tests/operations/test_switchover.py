@@ -83,9 +83,9 @@ def under_load(stall: float = STALL) -> Iterator[None]:
         return {"user_id": user, "items": [{"sku": "switchover", "quantity": 1, "price_cents": 100}]}
 
     loads = [
-        lab.Load("lb1", "/users?limit=1", clients=1, longest=900, pause=0.1),
-        lab.Load("lb1", f"/users/{user}", clients=1, longest=900, pause=0.1),
-        lab.Load("lb1", "/orders?limit=1", clients=1, longest=900, pause=0.1),
+        lab.Load("lb1", "/users?limit=1", clients=1, longest=900, pause=0.2),
+        lab.Load("lb1", f"/users/{user}", clients=1, longest=900, pause=0.2),
+        lab.Load("lb1", "/orders?limit=1", clients=1, longest=900, pause=0.2),
         lab.Load("lb1", "/orders", clients=2, method="POST", body=order, keyed=True, longest=900, pause=0.1),
     ]
     with contextlib.ExitStack() as stack:
@@ -225,11 +225,6 @@ def test_settings_are_applied_in_the_order_that_nobody_notices(hosts, playbook):
     after = started(hosts)
     assert all(after[moved] < after[host] for host in others(moved)), "the primary was first"
     assert not any(member.get("pending_restart") for member in lab.cluster()["members"])
-
-    with under_load():
-        again = playbook("site.yml", "--tags=patroni")
-    assert again.returncode == 0, again.stdout
-    assert started(hosts) == after, "a run that changes nothing restarts nothing"
 
 
 def test_the_database_restarts_and_nobody_notices(hosts, playbook):
