@@ -84,21 +84,22 @@ def test_a_node_that_missed_a_deploy_stays_shut_until_it_runs_what_its_peers_run
     deploys.check_missed(hosts, folder, playbook)
 
 
-def test_a_migration_waits_for_nobody_who_migrates_already(hosts, folder):
-    """Somebody else holds the lock: the deploy ends, and the old release goes on."""
-    before = live(hosts)
-    node = hosts[lab.NODES[0]]
-    node.run(
-        "systemd-run --unit=hold-migration --quiet --property=User=svc-orders"
-        " --property=EnvironmentFile=/etc/terrace/services/orders/migrate.env /usr/local/bin/terrace-migrate sleep 60"
-    )
+def test_two_migrations_never_meet(hosts):
+    """Whoever comes second, on whichever node, is told so, and migrates nothing; else it ends as its command does."""
+    environment = "/etc/terrace/services/orders/migrate.env"
+    run = f"systemd-run --quiet --property=User=svc-orders --property=EnvironmentFile={environment}"
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1952805490 AND granted"
+    first, second = (hosts[node] for node in lab.NODES[:2])
+    first.run(f"{run} --unit=hold-migration /usr/local/bin/terrace-migrate sleep 60")
     try:
-        done = deploy(variant(folder, "good"))
+        lab.wait(lambda: lab.sql(lab.primary(), held) == "1", 20, "the first one has the lock")
+        refused = second.try_run(f"{run} --wait --pipe --collect /usr/local/bin/terrace-migrate touch /tmp/migrated")
     finally:
-        node.run("systemctl stop hold-migration")
-    assert done.returncode != 0
-    assert "somebody else migrates it" in done.stdout, done.stdout[-3000:]
-    assert live(hosts) == before
+        first.run("systemctl stop hold-migration")
+    assert refused.returncode == 75
+    assert "somebody else migrates it" in refused.stderr
+    ended = second.try_run(f"{run} --wait --pipe --collect /usr/local/bin/terrace-migrate sh -c 'echo done; exit 9'")
+    assert (ended.returncode, ended.stdout.strip()) == (9, "done")
 
 
 def test_what_would_happen_is_told_and_nothing_is_touched(hosts, folder):
