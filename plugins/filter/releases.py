@@ -160,18 +160,6 @@ def releases_unborn(services: list[Mapping], facts: list[Mapping], deployed: lis
     return [service for service in services if service["name"] not in live or service["name"] in (deployed or [])]
 
 
-def releases_live(facts: Mapping) -> dict:
-    """Return what lives of a service on a node, as `releases_plan` has it; without an `id` where nothing does.
-
-    Parameters:
-        facts: what `release_facts` says of the service there.
-    """
-    release = facts["releases"].get(facts["live"], {})
-    return {"id": facts["live"], "new": False, "node": ""} | {
-        key: release[key] for key in ("sha256", "server", "interface") if release.get(key)
-    }
-
-
 def _live(name: str, facts: list[Mapping], nodes: list[str]) -> dict[str, Mapping]:
     """Return what a service's live releases are, by node: what those nodes say that run it, or else all others."""
     found = {
@@ -345,7 +333,6 @@ class FilterModule:
             releases_rollback,
             releases_unborn,
             releases_plan,
-            releases_live,
             releases_missing,
             releases_other,
             releases_first_on,
