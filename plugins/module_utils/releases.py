@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,15 @@ UNDER_WAY = ".deploy.json"
 HISTORY = ".deploys.jsonl"
 GATE = "terrace-release-gate.service"
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,23}$"
+
+
+# How notes on a node write a time: in UTC, to the second.
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def utc_now() -> str:
+    """Return the time as notes on a node have it."""
+    return datetime.datetime.now(datetime.UTC).strftime(TIME_FORMAT)
 
 
 class ReleaseError(Exception):
@@ -118,6 +128,12 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
         "serial": int(agreed.get("serial", 0)),
         "under_way": read_json(home / UNDER_WAY),
     }
+
+
+def agree(home: pathlib.Path, serial: int, release: str) -> None:
+    """Note in a service's directory what the fleet agreed on, and the number of that agreement."""
+    text = json.dumps({"serial": serial, "release": release})
+    write_atomically(home / AGREED, text + "\n", mode=0o644)
 
 
 def history_of(name: str, root: str = ROOT) -> list[dict[str, Any]]:

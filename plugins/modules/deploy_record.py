@@ -86,29 +86,24 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.releases import (
-    AGREED,
     HISTORY,
     ROOT,
+    TIME_FORMAT,
     UNDER_WAY,
+    agree,
     compare_with_peers,
     locked,
     read_json,
     releases_of,
+    utc_now,
     write_atomically,
 )
-
-FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-
-
-def now() -> str:
-    """Return the time, in UTC, as ISO 8601 has it."""
-    return datetime.datetime.now(datetime.UTC).strftime(FORMAT)
 
 
 def seconds_between(begun: str, ended: str) -> int:
     """Return how many seconds lie between two times; 0 where one of them is none."""
     try:
-        first, last = (datetime.datetime.strptime(text, FORMAT) for text in (begun, ended))
+        first, last = (datetime.datetime.strptime(text, TIME_FORMAT) for text in (begun, ended))
     except ValueError:
         return 0
     return int((last - first).total_seconds())
@@ -123,7 +118,7 @@ def begin(home: Path, its: dict[str, Any], facts: dict[str, Any]) -> dict[str, A
         append(home, found | {"outcome": "cut off", "ended": "", "seconds": 0, "reason": ""}, its["keep"])
     elif found:
         return found
-    record = mine | {"from": before, "to": its["release"], "begun": now()} | described(facts, its["release"])
+    record = mine | {"from": before, "to": its["release"], "begun": utc_now()} | described(facts, its["release"])
     write_atomically(home / UNDER_WAY, json.dumps(record) + "\n", mode=0o644)
     return record
 
@@ -135,7 +130,7 @@ def end(home: Path, its: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any
         # The node was not there when it began.
         begun = {key: its[key] for key in ("id", "kind", "who", "origin")}
         begun |= {"from": facts["agreed"], "to": its["release"], "begun": ""} | described(facts, its["release"])
-    ended = now()
+    ended = utc_now()
     record = begun | {
         "outcome": its["state"],
         "ended": ended,
@@ -143,8 +138,7 @@ def end(home: Path, its: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any
         "reason": its["reason"],
     }
     if its["state"] == "done" and its["serial"] > facts["serial"]:
-        agreed = {"serial": its["serial"], "release": its["release"]}
-        write_atomically(home / AGREED, json.dumps(agreed) + "\n", mode=0o644)
+        agree(home, its["serial"], its["release"])
     append(home, record, its["keep"])
     (home / UNDER_WAY).unlink(missing_ok=True)
     return record

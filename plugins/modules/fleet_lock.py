@@ -64,7 +64,6 @@ holder:
   returned: success
 """
 
-import datetime
 import fcntl
 import json
 import os
@@ -74,7 +73,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import read_json, write_atomically
+from ansible.module_utils.releases import read_json, utc_now, write_atomically
 
 POLL_SECONDS = 1.0
 TOLD = ("id", "who", "origin", "what")
@@ -114,8 +113,7 @@ def take(file: Path, mine: dict[str, str], state: str, write: bool) -> tuple[dic
             if holder and not is_mine:
                 raise LockedError(said(holder))
             if write and not is_mine:
-                since = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-                write_atomically(file, json.dumps(mine | {"since": since}) + "\n", mode=0o644)
+                write_atomically(file, json.dumps(mine | {"since": utc_now()}) + "\n", mode=0o644)
             return holder, not is_mine
         gone = bool(holder) and (state == "broken" or is_mine)
         if gone and write:

@@ -70,14 +70,13 @@ left:
   returned: success
 """
 
-import datetime
 import platform
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.haproxy_stat import ask, parse_rows
-from ansible.module_utils.releases import SLOTS, write_atomically
+from ansible.module_utils.releases import SLOTS, utc_now, write_atomically
 
 ALL = "*"
 POLL_SECONDS = 0.2
@@ -214,8 +213,7 @@ def change(node: Node, parameters: dict, check_mode: bool) -> dict[str, object]:
         raise DrainError(f"{name} does not live here; choose one of {', '.join(parameters['services']) or 'none'}")
     meant = [name] if name else parameters["services"]
     found = node.drained()
-    now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    entries = wanted(found, [name or ALL], drain, now)
+    entries = wanted(found, [name or ALL], drain, utc_now())
     if not parameters["force"]:
         hindered(node, meant, parameters["wait"], drain, found != entries)
     changed = found != entries

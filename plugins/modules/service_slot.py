@@ -121,7 +121,6 @@ watched:
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 import time
@@ -131,7 +130,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.haproxy_stat import ask, parse_rows
-from ansible.module_utils.releases import AGREED, ROOT, SLOTS, compare_with_peers, releases_of, write_atomically
+from ansible.module_utils.releases import ROOT, SLOTS, agree, compare_with_peers, releases_of, write_atomically
 from ansible.module_utils.systemd_unit import Unit, UnitError
 
 RUNNING = ("active", "activating", "reloading", "deactivating")
@@ -587,8 +586,9 @@ class Service:
             self.retire(plan.retire)
         self.declare(plan.slot, live, wanted)
         serial, agreed = parameters["serial"], (known["serial"], known["agreed"])
-        if serial and serial >= known["serial"] and agreed != (serial, wanted):
-            self.agree(serial, wanted)
+        behind = serial and serial >= known["serial"] and agreed != (serial, wanted)
+        if behind and self.step(f"note agreement {serial}"):
+            agree(self.home, serial, wanted)
         if self.steps and not self.module.check_mode:
             compare_with_peers(self.module)
         return {
@@ -600,12 +600,6 @@ class Service:
             "steps": self.steps,
             "watched": self.watched,
         }
-
-    def agree(self, serial: int, release: str) -> None:
-        """Note what the fleet agreed on, once it lives here."""
-        if self.step(f"note agreement {serial}"):
-            text = json.dumps({"serial": serial, "release": release})
-            write_atomically(self.home / AGREED, text + "\n", mode=0o644)
 
     def clear(self) -> None:
         """Remove what a run that was killed while it wrote a link or a file has left."""
