@@ -81,12 +81,12 @@ status: setup ## Show all hosts and services, and what is wrong; fail where some
 
 .PHONY: deploy rollback
 deploy: setup ## Have all nodes run a new release, or none (SERVICE=orders or all, VERSION=, CHECK=1, BATCH=2, WATCH=10, WAIT=0, FORCE=1, ENV=)
-	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,deploy,[1$(comma) $(or $(BATCH),2)],$(or $(WATCH),10))
-rollback: setup ## Have all nodes run the release before, or another one that they have (SERVICE=orders or all, RELEASE=, CHECK=1, WATCH=0, ENV=)
-	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,rollback,["100%"],$(or $(WATCH),0))
+	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,deploy)
+rollback: setup ## Have all nodes run the release before, or another one that they have (SERVICE=orders or all, RELEASE=, CHECK=1, BATCH=, WATCH=0, ENV=)
+	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,rollback)
 comma := ,
 quoted = [$(subst $() $(),$(comma) ,$(patsubst %,"%",$(1)))]
-deploy = --extra-vars='{"deploy_kind": "$(1)", "deploy_serial": $(2), "deploy_watch": $(3), "deploy_wait": $(or $(WAIT),0), \
+deploy = --extra-vars='{"deploy_kind": "$(1)", $(if $(BATCH),"deploy_serial": [1$(comma) $(BATCH)]$(comma)) $(if $(WATCH),"deploy_watch": $(WATCH)$(comma)) "deploy_wait": $(or $(WAIT),0), \
     "deploy_services": $(if $(SERVICE),$(call quoted,$(SERVICE)),"{{ topology_services_declared | list }}"), \
     "deploy_version": "$(VERSION)", "deploy_release": "$(RELEASE)", "deploy_check": $(if $(CHECK),true,false), "deploy_force": $(if $(FORCE),true,false), \
     "deploy_id": "'$$(date +%s)-$$$$'", "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
@@ -174,7 +174,7 @@ test-operations: setup-lab ## Switch over, restart and break a lab that is up, u
 	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/operations
 
 .PHONY: test-deploys
-test-deploys: setup-lab ## Deploy under load, ten times in a row and in every way that fails, to a lab that is up (about 40 minutes)
+test-deploys: setup-lab ## Deploy under load, ten times in a row and in every way that fails, to a lab that is up
 	@ANSIBLE_STRATEGY=mitogen_linear DEPLOYS_SLOW_SECONDS=10 pytest -v tests/deploys
 
 .PHONY: bench bench-report
