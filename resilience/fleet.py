@@ -40,12 +40,14 @@ class Power:
 
 
 def power_of(environment: Environment) -> Power:
-    """Return how an environment's hosts lose their power: as it says itself, or as the lab's containers do.
-
-    Those are cut off first, so that no goodbye of a dying process gets out.
-    """
+    """Return how an environment's hosts lose their power: as it says itself, or as the lab's containers do."""
     if not environment.lab:
         return Power(environment.described["power_off"], environment.described["power_on"])
+    return power_of_lab()
+
+
+def power_of_lab() -> Power:
+    """Return how the lab's containers lose their power: cut off first, so that no goodbye of a process gets out."""
     podman = shlex.quote(str(ROOT / "molecule/lab/podman"))
     return Power(
         off=f"pid=$({podman} inspect --format '{{{{.State.Pid}}}}' {{host}})"

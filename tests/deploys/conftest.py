@@ -10,9 +10,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "operations"))
 
-from fixtures import everything_ready, hosts, playbook, pytest_sessionstart, ready_at_start
+from fixtures import everything_ready, folder, hosts, playbook, pytest_sessionstart, ready_at_start, unlocked
 
 # Its checks are told like those of a test.
 pytest.register_assert_rewrite("deploys")
 
-__all__ = ["everything_ready", "hosts", "playbook", "pytest_sessionstart", "ready_at_start"]
+__all__ = ["everything_ready", "folder", "hosts", "playbook", "pytest_sessionstart", "ready_at_start", "unlocked"]

@@ -13,15 +13,11 @@ from deploys import deploy, killed_in, live, variant, watched
 
 import lab
 
+pytestmark = pytest.mark.usefixtures("unlocked")
 ROW = int(os.environ.get("DEPLOYS_IN_A_ROW") or 10)
 # Where what was measured is written to, for docs/deploys.md.
 FIGURES = lab.STATE / "deploys.json"
 several = pytest.mark.skipif(len(lab.NODES) < 2, reason="there is one node")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("variants")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,14 +26,6 @@ def home(hosts, folder):
     done = deploy(variant(folder, "good"))
     assert done.returncode == 0, done.stdout[-4000:]
     assert len(set(live(hosts).values())) == 1
-
-
-@pytest.fixture(autouse=True)
-def unlocked(hosts):
-    """Nothing is left locked, and every service is ready on every node, whatever was done."""
-    yield
-    assert deploys.locked(hosts) == []
-    lab.wait_until_ready(90)
 
 
 def p99(load: lab.Load, begin: float, end: float) -> float:

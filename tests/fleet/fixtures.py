@@ -31,6 +31,20 @@ def everything_ready(hosts: dict[str, lab.Host]):
     lab.wait_until_ready(timeout=90)
 
 
+@pytest.fixture
+def unlocked(hosts: dict[str, lab.Host], everything_ready: None):
+    """Leave the lab as it was found: after the test, the environment is not locked on any node, either."""
+    yield
+    held = [node for node in lab.NODES if hosts[node].try_run("test -e /run/terrace/lock.json").returncode == 0]
+    assert held == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory):
+    """Return a folder for what a module's tests make."""
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ready_at_start() -> None:
     """Begin with every service ready on every node."""

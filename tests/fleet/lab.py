@@ -430,7 +430,6 @@ class Load:
         self.good = 0
         self.reopened = 0
         self.failed: list[str] = []
-        self.worst = 0.0
         # When each answer came, by time.monotonic, and how long it took, in seconds.
         self.took: list[tuple[float, float]] = []
         self._lock = threading.Lock()
@@ -484,8 +483,12 @@ class Load:
             with self._lock:
                 now = time.monotonic()
                 self.took.append((now, now - start))
-                self.worst = max(self.worst, now - start)
             time.sleep(self.pause)
+
+    @property
+    def worst(self) -> float:
+        """The longest that an answer took, in seconds."""
+        return max((seconds for _, seconds in self.took), default=0.0)
 
     def __repr__(self) -> str:
         shown = self.failed[:5]

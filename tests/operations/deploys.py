@@ -9,9 +9,9 @@ import contextlib
 import itertools
 import json
 import os
-import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -21,6 +21,9 @@ from pathlib import Path
 import websocket
 
 import lab
+
+sys.path.insert(0, str(lab.ROOT))
+from resilience.fleet import power_of_lab
 
 SERVICE = "orders"
 # How long the slow page takes, in seconds. Two are always in flight, and each slot that goes waits for them.
@@ -258,18 +261,9 @@ def watched(least: int = 50) -> Iterator[Watch]:
 
 def power(name: str, on: bool) -> None:
     """Take a host's power away, or give it back."""
-    podman = shlex.quote(str(lab.ROOT / "molecule/lab/podman"))
-    # Cut off first, so that no goodbye of a dying process gets out.
-    off = (
-        f"pid=$({podman} inspect --format '{{{{.State.Pid}}}}' {name})"
-        f" && nsenter --target $pid --net ip link set dev eth0 down && {podman} kill {name}"
-    )
-    subprocess.run(f"{podman} start {name}" if on else off, shell=True, check=True, capture_output=True)  # noqa: S602
-
-
-def locked(hosts: dict[str, lab.Host]) -> list[str]:
-    """Return the nodes on which the environment is locked."""
-    return [node for node in lab.NODES if hosts[node].try_run("test -e /run/terrace/lock.json").returncode == 0]
+    its = power_of_lab()
+    command = (its.on if on else its.off).format(host=name)
+    subprocess.run(command, shell=True, check=True, capture_output=True)  # noqa: S602
 
 
 def unlock() -> subprocess.CompletedProcess:

@@ -11,12 +11,8 @@ from deploys import SERVICE, deploy, live, variant, watched
 
 import lab
 
+pytestmark = pytest.mark.usefixtures("unlocked")
 PHASES = ("before_prepare", "after_prepare", "before_migrate", "after_migrate", "before_switch", "after_deploy")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("variants")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,14 +27,6 @@ def home(hosts, folder):
     assert done.returncode == 0, done.stdout[-4000:]
     assert len(set(live(hosts).values())) == 1
     return done.stdout, told.read_text().splitlines()
-
-
-@pytest.fixture(autouse=True)
-def unlocked(hosts):
-    """Nothing is left locked, and every service is ready on every node, whatever was done."""
-    yield
-    assert deploys.locked(hosts) == []
-    lab.wait_until_ready(90)
 
 
 def test_hooks_run_in_their_phases_and_what_takes_away_after_the_last_node(hosts, home):
