@@ -262,7 +262,7 @@ def watched(least: int = 50) -> Iterator[Watch]:
 def power(name: str, on: bool) -> None:
     """Take a host's power away, or give it back."""
     its = power_of_lab()
-    command = (its.on if on else its.off).format(host=name)
+    command = (its.on if on else its.off).replace("{host}", name)
     subprocess.run(command, shell=True, check=True, capture_output=True)  # noqa: S602
 
 
