@@ -160,9 +160,8 @@ test-examples: setup-lab ## Run the example services' own tests
 
 .PHONY: test
 test: setup-lab ## Run every check there is, the whole lab included
-	@$(MAKE) lint
+	@$(MAKE) --jobs=2 --output-sync=target lint test-examples
 	@$(MAKE) test-hostless
-	@$(MAKE) test-examples
 	@# Where one fails, the log's end says what: who reads only that, as of a CI run, need not search.
 	@set -o pipefail; COLUMNS=160 molecule test --all 2>&1 | tee .terrace/test.log || { \
 	    sed -e 's/\x1b\[[0-9;]*m//g' .terrace/test.log | \

@@ -116,7 +116,7 @@ def kill_family(pid: int) -> None:
 
 
 def host_tasks() -> dict[str, int]:
-    """Return how many tasks ran on each host in the scenario's last run before its tests: one that changes nothing.
+    """Return how many tasks ran on each host in the last run that counted its tasks.
 
     AssertionError where no run was counted, or one of other hosts.
     """

@@ -282,21 +282,6 @@ def test_a_changed_environment_flips_the_slot_and_fails_no_request(hosts, playbo
     assert "LOG_LEVEL" in host.run("cat /etc/terrace/services/users/service.env")
 
 
-def test_a_broken_environment_leaves_the_live_slot_alone(hosts, playbook, everything_ready):
-    host = hosts["app1"]
-    before, pid = host.live_slot("users"), host.show(unit(host, "users"), "MainPID")
-    with lab.Load("app1", "/users?limit=1", port=lab.SERVICES["users"]["port"], clients=4) as load:
-        refused = playbook(
-            *declared({"DATABASE_POOL_SIZE": "none"}), "--extra-vars", '{"python_service_start_timeout": 15}'
-        )
-        assert refused.returncode != 0
-        assert "service users on app1" in refused.stdout
-        assert (host.live_slot("users"), host.show(unit(host, "users"), "MainPID")) == (before, pid)
-        mended = playbook("playbooks/app.yml", "--tags=python_service", "--limit=app1")
-        assert mended.returncode == 0, mended.stdout[-3000:]
-    assert not load.failed, load
-
-
 def test_a_new_node_gets_the_release_that_its_peers_run(hosts, playbook, everything_ready, tmp_path):
     """app3 loses users as if it were new, and so does the controller: the same release comes from a peer."""
     host = hosts["app3"]

@@ -37,18 +37,6 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def stop(host: lab.Host, unit: str) -> dict:
-    """Stop a unit, and start it again once it was asked how everything is; return what was told."""
-    host.run(f"systemctl stop {unit}")
-    try:
-        code, told = lab.status()
-    finally:
-        host.run(f"systemctl start {unit}")
-    assert code == 3
-    assert told["healthy"] is False
-    return told
-
-
 def test_it_shows_each_host_and_each_service():
     done = make()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -83,36 +71,30 @@ def test_its_data_is_all_that_it_prints():
     assert done.stdout.rstrip().endswith("}")
 
 
-def test_a_member_of_etcd_that_is_gone(hosts, mended, healthy):
-    name = next(host for host in lab.GROUPS["etcd"] if host != healthy["etcd"]["leader"])
-    told = stop(hosts[name], "etcd")
-    assert told["problems"] == [f"{name}: etcd is inactive; `systemctl start etcd` there, or `make site`"]
-
-
-def test_a_replica_of_redis_that_is_gone(hosts, mended, healthy):
-    name = next(iter(healthy["redis"]["cache"]["replicas"]))
-    told = stop(hosts[name], "redis-server@cache")
-    assert any(line.startswith(f"{name}: redis-server@cache is inactive; ") for line in told["problems"])
-
-
-def test_a_daemon_that_hangs(hosts, mended):
-    node = hosts[lab.NODES[0]]
-    node.run("systemctl kill --signal=STOP pgbouncer")
+def test_all_that_is_wrong_is_told_at_once_each_with_its_mend(hosts, mended, healthy):
+    """A member of etcd, a replica of Redis and a slot are stopped, and a pooler hangs."""
+    member = next(host for host in lab.GROUPS["etcd"] if host != healthy["etcd"]["leader"])
+    replica = next(iter(healthy["redis"]["cache"]["replicas"]))
+    first, last = lab.NODES[0], lab.NODES[-1]
+    slot = f"svc-httpbin@{hosts[last].live_slot('httpbin')}"
+    stopped = [(member, "etcd"), (replica, "redis-server@cache"), (last, slot)]
+    hosts[first].run("systemctl kill --signal=STOP pgbouncer")
     try:
+        for host, unit in stopped:
+            hosts[host].run(f"systemctl stop {unit}")
         code, told = lab.status()
     finally:
-        node.run("systemctl kill --signal=CONT pgbouncer")
+        for host, unit in stopped:
+            hosts[host].run(f"systemctl start {unit}")
+        hosts[first].run("systemctl kill --signal=CONT pgbouncer")
     assert code == 3
-    assert told["problems"] == [
-        f"{node.name}: the pooler does not answer: no answer within 3 s; see `journalctl -u pgbouncer` there"
+    assert told["healthy"] is False
+    expected = [
+        f"{first}: the pooler does not answer: no answer within 3 s; see `journalctl -u pgbouncer` there",
+        *(f"{host}: {unit} is inactive; `systemctl start {unit}` there, or `make site`" for host, unit in stopped),
     ]
-
-
-def test_a_slot_that_is_stopped_by_hand(hosts, mended):
-    node = hosts[lab.NODES[-1]]
-    unit = f"svc-httpbin@{node.live_slot('httpbin')}"
-    told = stop(node, unit)
-    assert told["problems"] == [f"{node.name}: {unit} is inactive; `systemctl start {unit}` there, or `make site`"]
+    assert [line for line in expected if line not in told["problems"]] == []
+    assert {line.partition(":")[0] for line in told["problems"]} == {member, replica, first, last}, told["problems"]
 
 
 def test_a_host_that_does_not_answer(hosts, mended):

@@ -17,15 +17,20 @@ PHASES = ("before_prepare", "after_prepare", "before_migrate", "after_migrate", 
 
 @pytest.fixture(scope="module", autouse=True)
 def home(hosts, folder):
-    """Begin with a release that has the slow page, everywhere; return what the deploy of it said, and its hooks."""
+    """Deploy a release that has the slow page, and fail no request; return what that said, and its hooks."""
+    before = live(hosts)
     told = folder / "told"
     hooks = [{"at": phase, "run": f'echo "$TERRACE_PHASE $TERRACE_SERVICES" >>{told}'} for phase in PHASES]
     hooks.append({"at": "after_switch", "run": "touch /run/hooked-$TERRACE_NODE", "on": "nodes"})
     own = variant(folder, "good")
     own["database"] = {"migrate": "alembic upgrade head", "migrate_after": "echo this takes away"}
-    done = deploy(own, deploy_hooks=hooks)
+    with watched(slow=False) as watch:
+        done = deploy(own, deploy_hooks=hooks)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert len(set(live(hosts).values())) == 1
+    assert watch.failed == []
+    after = live(hosts)
+    assert len(set(after.values())) == 1
+    assert after != before
     return done.stdout, told.read_text().splitlines()
 
 
@@ -46,20 +51,6 @@ def test_hooks_that_cannot_be_are_refused(folder):
     assert "deploy_hooks[0].at is sometime" in refused.stdout
 
 
-def test_a_deploy_and_a_rollback_fail_no_request(hosts, folder):
-    before = live(hosts)
-    with watched() as watch:
-        done = deploy(variant(folder, "good"))
-        assert done.returncode == 0, done.stdout[-4000:]
-        after = live(hosts)
-        done = deploy({}, deploy_kind="rollback", deploy_watch=0)
-        assert done.returncode == 0, done.stdout[-4000:]
-    assert watch.failed == []
-    assert len(set(after.values())) == 1
-    assert after != before
-    assert live(hosts) == before
-
-
 def test_what_fails_on_the_last_node_leaves_all_on_the_release_before(hosts, folder):
     deploys.check_failure(hosts, folder, "app3-answers-500")
 
@@ -68,7 +59,9 @@ def test_a_controller_that_dies_leaves_what_a_rollback_takes_back(hosts, folder)
     deploys.check_taken_back(hosts, folder)
 
 
-def test_a_node_that_missed_a_deploy_stays_shut_until_it_runs_what_its_peers_run(hosts, folder, playbook):
+def test_a_node_that_missed_a_deploy_stays_shut_until_it_runs_what_its_peers_run_and_goes_back_with_them(
+    hosts, folder, playbook
+):
     deploys.check_missed(hosts, folder, playbook)
 
 

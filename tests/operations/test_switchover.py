@@ -257,9 +257,9 @@ def test_redis_moves_to_a_named_host_and_back(hosts, playbook):
             assert done.returncode == 0, done.stdout
             assert f"{to} has the master of {instance} now" in done.stdout
             assert master(hosts, instance) == to
-        again = switchover(playbook, instance, home)
-        assert again.returncode == 0, again.stdout
-        assert f"{home} has the master of {instance} already" in again.stdout
+    again = switchover(playbook, instance, home)
+    assert again.returncode == 0, again.stdout
+    assert f"{home} has the master of {instance} already" in again.stdout
 
 
 UNITS = {
