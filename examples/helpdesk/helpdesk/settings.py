@@ -10,22 +10,27 @@ For the full list of settings and their values, see
 https://docs.djangoproject.com/en/5.2/ref/settings/
 """
 
+import os
 from pathlib import Path
+
+import dj_database_url
 
 # Build paths inside the project like this: BASE_DIR / 'subdir'.
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
-# Quick-start development settings - unsuitable for production
-# See https://docs.djangoproject.com/en/5.2/howto/deployment/checklist/
+SECRET_KEY = os.environ["SECRET_KEY"]
 
-# SECURITY WARNING: keep the secret key used in production secret!
-SECRET_KEY = "django-insecure-mn771c&f12&%0!qsp(5)l5o-q@(ko5_7fqi%4n3+1@*d&!fk+r"
+DEBUG = False
 
-# SECURITY WARNING: don't run with debug turned on in production!
-DEBUG = True
+ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",")
 
-ALLOWED_HOSTS = []
+# The proxies remove this header from whatever clients send, and set it themselves.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+SESSION_COOKIE_SECURE = True
+
+CSRF_COOKIE_SECURE = True
 
 
 # Application definition
@@ -37,10 +42,12 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "tickets",
 ]
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -72,12 +79,30 @@ WSGI_APPLICATION = "helpdesk.wsgi.application"
 # Database
 # https://docs.djangoproject.com/en/5.2/ref/settings/#databases
 
+# From DATABASE_URL. A pooler that gives each transaction another connection knows no cursor that outlives one.
 DATABASES = {
+    "default": dj_database_url.config(
+        conn_max_age=60,
+        conn_health_checks=True,
+        disable_server_side_cursors=True,
+    )
+}
+
+
+# Cache and sessions
+# https://docs.djangoproject.com/en/5.2/topics/cache/#redis
+
+# Other services keep keys in the same Redis. Without the timeouts a Redis that hangs would hold every thread.
+CACHES = {
     "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": BASE_DIR / "db.sqlite3",
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": os.environ["REDIS_URL"],
+        "KEY_PREFIX": "helpdesk",
+        "OPTIONS": {"socket_timeout": 3, "socket_connect_timeout": 3},
     }
 }
+
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 
 
 # Password validation
@@ -116,7 +141,50 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 
+STATIC_ROOT = os.environ.get("STATIC_ROOT", BASE_DIR / "staticfiles")
+
+# Without a hash in their names: while a deploy goes from node to node, a page of one release may ask a node of the
+# other one for its files.
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+
 # Default primary key field type
 # https://docs.djangoproject.com/en/5.2/ref/settings/#default-auto-field
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+
+# Logging
+# https://docs.djangoproject.com/en/5.2/topics/logging/
+
+# Without DEBUG, Django would send what goes wrong to ADMINS alone.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+}
+
+
+# Celery
+# https://docs.celeryq.dev/en/stable/userguide/configuration.html
+
+CELERY_BROKER_URL = os.environ["QUEUE_URL"]
+
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+
+# The prefix as above. What a worker took and did not finish, since its node died, is another's after the first timeout.
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "global_keyprefix": "helpdesk:",
+    "visibility_timeout": 300,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 3,
+}
+
+CELERY_TASK_ACKS_LATE = True
+
+CELERY_TASK_IGNORE_RESULT = True
+
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
