@@ -34,6 +34,12 @@ class RedisServer:
         )
         wait_until(self._answers, seconds=10, what="Redis answers")
 
+    def create_user(self, name: str) -> str:
+        """Make a user with the rights that Terrace gives to a service, and return the URL by which it logs in."""
+        rights = ("+@all", "-@admin", "-@dangerous", "+info", "+sort", "+sort_ro")
+        self.client.execute_command("ACL", "SETUSER", name, "reset", "on", f">{name}", "~*", "&*", *rights)
+        return f"redis://{name}:{name}@127.0.0.1:{self.port}/0"
+
     def freeze(self) -> None:
         """Let it accept connections and answer nothing."""
         self._process.send(signal.SIGSTOP)
