@@ -198,7 +198,7 @@ def test_who_is_logged_in_stays_so_in_a_deploy(hosts, run, page):
             "playbooks/deploy.yml",
             deploy_services=[SERVICE],
             deploy_version=f"test-{time.time_ns()}",
-            deploy_batch=1,
+            deploy_serial=[1],
             deploy_watch=10,
             deploy_wait=0,
             deploy_id=f"{int(time.time())}-{os.getpid()}",
