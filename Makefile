@@ -176,6 +176,10 @@ test-operations: setup-lab ## Switch over, restart and break a lab that is up, u
 test-deploys: setup-lab ## Deploy under load, ten times in a row and in every way that fails, to a lab that is up
 	@ANSIBLE_STRATEGY=mitogen_linear DEPLOYS_SLOW_SECONDS=10 pytest -v tests/deploys
 
+.PHONY: test-applications
+test-applications: setup-lab ## Deploy a Django project to a lab that is up, and log in to it with a browser
+	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/applications
+
 .PHONY: bench bench-report
 bench: setup-lab ## Measure into docs/benchmarks.md; makes the lab anew (PARTS=all, ROUNDS=3)
 	@$(BIN)/python bench/run $(or $(PARTS),all)

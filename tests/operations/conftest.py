@@ -19,5 +19,4 @@ __all__ = ["everything_ready", "folder", "hosts", "playbook", "pytest_sessionsta
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Operate first, and break hosts after that."""
-    breaking = ("test_django.py", "test_resilience.py")
-    items.sort(key=lambda item: breaking.index(item.path.name) if item.path.name in breaking else -1)
+    items.sort(key=lambda item: item.path.name == "test_resilience.py")

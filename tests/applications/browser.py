@@ -28,6 +28,9 @@ OPTIONS = (
     "--remote-debugging-port=0",
 )
 
+# What Chromium says when the machine that it is on loses an interface, as this one does with a host of the lab.
+INTERFACES = "net::ERR_NETWORK_CHANGED"
+
 
 class Browser:
     """One page of a browser.
@@ -66,8 +69,12 @@ class Browser:
 
     def open(self, url: str) -> None:
         """Go to an address, as by the address bar, and wait until all of the page is there."""
-        self._events.clear()
-        wrong = self.tell("Page.navigate", url=url).get("errorText")
+        wrong = INTERFACES
+        tries = 5
+        while wrong == INTERFACES and tries:
+            self._events.clear()
+            wrong = self.tell("Page.navigate", url=url).get("errorText")
+            tries -= 1
         assert not wrong, f"{url}: {wrong}"
         self._loaded(url)
 
