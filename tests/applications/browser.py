@@ -69,12 +69,13 @@ class Browser:
 
     def open(self, url: str) -> None:
         """Go to an address, as by the address bar, and wait until all of the page is there."""
-        wrong = INTERFACES
-        tries = 5
-        while wrong == INTERFACES and tries:
+        for _ in range(5):
             self._events.clear()
             wrong = self.tell("Page.navigate", url=url).get("errorText")
-            tries -= 1
+            if wrong != INTERFACES:
+                break
+            # What it shows instead is a page, too, and would be taken for the next one.
+            self._loaded(url)
         assert not wrong, f"{url}: {wrong}"
         self._loaded(url)
 
