@@ -91,14 +91,16 @@ actions:
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.systemd_unit import UnitError, systemctl
 
-# Seconds that one question to the cluster may take.
+# Seconds that one question to the cluster may take, and a connection to a member.
 PATIENCE = 10
+CONNECT = 3
 
 
 class SilentError(Exception):
@@ -149,7 +151,9 @@ class Cluster:
         self.module = module
         self.parameters = module.params
         others = [m["address"] for m in self.parameters["members"] if m["name"] != self.parameters["name"]]
-        self.others = [self._url(address, "client_port") for address in others]
+        self.others = {
+            self._url(address, "client_port"): (address, self.parameters["client_port"]) for address in others
+        }
         self.urls = {m["name"]: self._url(m["address"], "peer_port") for m in self.parameters["members"]}
         self.own = self.urls[self.parameters["name"]]
 
@@ -160,10 +164,16 @@ class Cluster:
     def ask(self, *words: str) -> dict:
         """Return what the first other member that answers says to an etcdctl command; SilentError where none does."""
         said = "there is no other member"
-        for endpoint in self.others:
+        for endpoint, address in self.others.items():
+            # Where nobody listens, as on all hosts of a cluster to be, etcdctl would try again until its time is over.
+            try:
+                socket.create_connection(address, CONNECT).close()
+            except OSError as error:
+                said = f"{endpoint}: {error.strerror or error}"
+                continue
             code, out, err = self.module.run_command(
                 [
-                    *("etcdctl", "--write-out=json", f"--endpoints={endpoint}", "--dial-timeout=3s"),
+                    *("etcdctl", "--write-out=json", f"--endpoints={endpoint}", f"--dial-timeout={CONNECT}s"),
                     *(f"--command-timeout={PATIENCE}s", f"--cacert={self.parameters['ca_file']}"),
                     *(f"--cert={self.parameters['certificate_file']}", f"--key={self.parameters['key_file']}", *words),
                 ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -42,32 +43,51 @@ def test_founders_name_each_other():
 
 @pytest.fixture
 def cluster():
-    """Return a cluster whose first member is silent, and the commands that were asked."""
+    """Return a cluster whose members listen, the first of them silent, and the commands that were asked."""
     asked = []
 
     def run_command(words, environ_update):
         asked.append(words)
-        if "--endpoints=https://10.0.0.41:2379" in words:
+        if any(word.startswith("--endpoints=https://127.0.0.41:") for word in words):
             return 1, "", "{}\ncontext deadline exceeded"
         return 0, json.dumps({"members": [member("db2", URLS["db2"], isLearner=True)]}), ""
 
-    parameters = {
-        "name": "db2",
-        "members": [{"name": f"db{n}", "address": f"10.0.0.4{n}"} for n in (1, 2, 3)],
-        **{"client_port": 2379, "peer_port": 2380},
-        **{"ca_file": "ca", "certificate_file": "crt", "key_file": "key"},
-    }
-    return module.Cluster(SimpleNamespace(params=parameters, run_command=run_command)), asked
+    with socket.create_server(("127.0.0.41", 0)) as first:
+        port = first.getsockname()[1]
+        with socket.create_server(("127.0.0.43", port)):
+            parameters = {
+                "name": "db2",
+                "members": [{"name": f"db{n}", "address": f"127.0.0.4{n}"} for n in (1, 2, 3)],
+                **{"client_port": port, "peer_port": 2380},
+                **{"ca_file": "ca", "certificate_file": "crt", "key_file": "key"},
+            }
+            its = module.Cluster(SimpleNamespace(params=parameters, run_command=run_command))
+            its.own = URLS["db2"]
+            yield its, asked
+
+
+def endpoints(asked: list[list[str]]) -> list[str]:
+    """Return the addresses that etcdctl was to ask."""
+    return [word.partition("https://")[2].partition(":")[0] for words in asked for word in words if "--endp" in word]
 
 
 def test_another_member_is_asked_where_one_is_silent(cluster):
     its, asked = cluster
     assert its.mine()["isLearner"]
-    assert [words[2] for words in asked] == ["--endpoints=https://10.0.0.41:2379", "--endpoints=https://10.0.0.43:2379"]
+    assert endpoints(asked) == ["127.0.0.41", "127.0.0.43"]
+
+
+def test_a_member_to_which_nobody_listens_is_not_asked(cluster):
+    its, asked = cluster
+    port = its.parameters["client_port"]
+    its.others = {f"https://127.0.0.42:{port}": ("127.0.0.42", port)}
+    with pytest.raises(module.SilentError, match=r"^https://127\.0\.0\.42:\d+: Connection refused$"):
+        its.members()
+    assert asked == []
 
 
 def test_nobody_answers(cluster):
     its, _ = cluster
-    its.others = its.others[:1]
+    its.others = dict([*its.others.items()][:1])
     with pytest.raises(module.SilentError, match=r"^context deadline exceeded$"):
         its.members()
