@@ -177,7 +177,8 @@ test-deploys: setup-lab ## Deploy under load, ten times in a row and in every wa
 	@ANSIBLE_STRATEGY=mitogen_linear DEPLOYS_SLOW_SECONDS=10 pytest -v tests/deploys
 
 .PHONY: test-applications
-test-applications: setup-lab ## Deploy a Django project to a lab that is up, and log in to it with a browser
+test-applications: ## Deploy a Django project to a lab that is up, and log in to it with a browser
+	@molecule/lab/setup lab browser >&2
 	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/applications
 
 .PHONY: bench bench-report
