@@ -187,3 +187,13 @@ def test_whatever_operations_are_told_has_a_default():
     )
     told.remove("run_command")  # an environment variable
     assert told == set(yaml.safe_load((ROOT / "playbooks/group_vars/all/operations.yml").read_text()))
+
+
+def test_mitogen_gives_a_dead_host_up_as_soon_as_ansible_does():
+    told = yaml.safe_load((ROOT / "playbooks/group_vars/all/mitogen.yml").read_text())
+    ssh = re.search(
+        r"(?m)^ssh_args = .*ServerAliveInterval=(\d+) .*ServerAliveCountMax=(\d+)", (ROOT / "ansible.cfg").read_text()
+    )
+    assert (told["mitogen_ssh_keepalive_interval"], told["mitogen_ssh_keepalive_count"]) == tuple(
+        map(int, ssh.groups())
+    )
