@@ -150,10 +150,7 @@ class Cluster:
     def __init__(self, module) -> None:
         self.module = module
         self.parameters = module.params
-        others = [m["address"] for m in self.parameters["members"] if m["name"] != self.parameters["name"]]
-        self.others = {
-            self._url(address, "client_port"): (address, self.parameters["client_port"]) for address in others
-        }
+        self.others = [m["address"] for m in self.parameters["members"] if m["name"] != self.parameters["name"]]
         self.urls = {m["name"]: self._url(m["address"], "peer_port") for m in self.parameters["members"]}
         self.own = self.urls[self.parameters["name"]]
 
@@ -164,10 +161,11 @@ class Cluster:
     def ask(self, *words: str) -> dict:
         """Return what the first other member that answers says to an etcdctl command; SilentError where none does."""
         said = "there is no other member"
-        for endpoint, address in self.others.items():
+        for address in self.others:
+            endpoint = self._url(address, "client_port")
             # Where nobody listens, as on all hosts of a cluster to be, etcdctl would try again until its time is over.
             try:
-                socket.create_connection(address, CONNECT).close()
+                socket.create_connection((address, self.parameters["client_port"]), CONNECT).close()
             except OSError as error:
                 said = f"{endpoint}: {error.strerror or error}"
                 continue
