@@ -94,7 +94,9 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_mend(hosts, mended, hea
         *(f"{host}: {unit} is inactive; `systemctl start {unit}` there, or `make site`" for host, unit in stopped),
     ]
     assert [line for line in expected if line not in told["problems"]] == []
-    assert {line.partition(":")[0] for line in told["problems"]} == {member, replica, first, last}, told["problems"]
+    # What else is told is of Redis there, which its master and the Sentinels miss, too.
+    others = [line for line in told["problems"] if line not in expected]
+    assert {line.partition(":")[0] for line in others} <= {replica}, others
 
 
 def test_a_host_that_does_not_answer(hosts, mended):
