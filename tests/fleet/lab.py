@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 INVENTORY = ROOT / os.environ.get("LAB_INVENTORY", "inventory/lab")
 STATE = INVENTORY.parents[1] / ".terrace" / INVENTORY.name
 AUTHORITY = STATE / "pki/ca.crt"
-# Where the scenarios have each run count its tasks, see plugins/callback/host_tasks.py.
+# Where a run is had count its tasks, see plugins/callback/host_tasks.py.
 HOST_TASKS = ROOT / ".terrace/host-tasks.json"
 GATEWAY = "10.77.0.1"
 
