@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
 
-from fixtures import everything_ready, folder, hosts, playbook, pytest_sessionstart, ready_at_start, unlocked
+from fixtures import everything_ready, hosts, playbook, pytest_sessionstart, ready_at_start
 
-__all__ = ["everything_ready", "folder", "hosts", "playbook", "pytest_sessionstart", "ready_at_start", "unlocked"]
+__all__ = ["everything_ready", "hosts", "playbook", "pytest_sessionstart", "ready_at_start"]
