@@ -101,6 +101,9 @@ from ansible.module_utils.systemd_unit import UnitError, systemctl
 # Seconds that one question to the cluster may take, and a connection to a member.
 PATIENCE = 10
 CONNECT = 3
+# etcd changes its members only while all that have a vote have been connected for 5 s (its HealthInterval), which one
+# that has just got its vote has not. So long it may take to say so.
+UNHEALTHY = 30
 
 
 class SilentError(Exception):
@@ -160,7 +163,7 @@ class Cluster:
 
     def ask(self, *words: str) -> dict:
         """Return what the first other member that answers says to an etcdctl command; SilentError where none does."""
-        said = "there is no other member"
+        said, refused = "there is no other member", ""
         for address in self.others:
             endpoint = self._url(address, "client_port")
             # Where nobody listens, as on all hosts of a cluster to be, etcdctl would try again until its time is over.
@@ -180,7 +183,21 @@ class Cluster:
             if code == 0:
                 return json.loads(out)
             said = (err.strip() or out.strip()).splitlines()[-1]
-        raise SilentError(said)
+            # What the cluster says counts for more than that another member is away.
+            refused = said if "etcdserver:" in said else refused
+        raise SilentError(refused or said)
+
+    def change(self, *words: str) -> None:
+        """Change the members, as soon as the cluster allows it; SilentError where it does not."""
+        end = time.monotonic() + UNHEALTHY
+        while True:
+            try:
+                self.ask("member", *words)
+                return
+            except SilentError as error:
+                if "unhealthy cluster" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def members(self) -> list[dict]:
         """Return the members as the cluster knows them; SilentError where nobody answers."""
@@ -225,9 +242,9 @@ def join(module, cluster: Cluster, members: list[dict]) -> list[str]:
     if "remove" in actions:
         gone = [m for m in members if cluster.own in m["peerURLs"] or m.get("name") == parameters["name"]]
         for member in gone:
-            cluster.ask("member", "remove", f"{member['ID']:x}")
+            cluster.change("remove", f"{member['ID']:x}")
     if "add" in actions:
-        cluster.ask("member", "add", parameters["name"], f"--peer-urls={cluster.own}", "--learner")
+        cluster.change("add", parameters["name"], f"--peer-urls={cluster.own}", "--learner")
     known = {member.get("name") or parameters["name"]: member["peerURLs"][0] for member in cluster.members()}
     write(parameters["bootstrap_file"], bootstrap(parameters["cluster_name"], "existing", cluster.own, known))
     systemctl(module, "daemon-reload")

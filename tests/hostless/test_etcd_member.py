@@ -88,3 +88,30 @@ def test_nobody_answers(cluster):
     its.others = its.others[:1]
     with pytest.raises(module.SilentError, match=r"^context deadline exceeded$"):
         its.members()
+
+
+UNHEALTHY = "Error: etcdserver: unhealthy cluster"
+
+
+def test_a_change_waits_until_the_cluster_is_healthy(cluster, monkeypatch):
+    """One that has just got its vote has not been connected for long enough, and the next host comes at once."""
+    its, _ = cluster
+    answers = iter([(1, "", UNHEALTHY)] * 4 + [(0, "{}", "")])
+    its.module.run_command = lambda words, environ_update: next(answers)
+    waited = []
+    monkeypatch.setattr(module.time, "sleep", waited.append)
+    its.change("add", "db2", "--learner")
+    assert next(answers, None) is None
+    # Two members were asked each time.
+    assert waited == [1, 1]
+
+
+def test_a_change_that_stays_refused_is_told_by_what_the_cluster_said(cluster, monkeypatch):
+    its, _ = cluster
+    its.module.run_command = lambda words, environ_update: (1, "", UNHEALTHY)
+    # Nobody listens there, and that is not why.
+    its.others = ["127.0.0.41", "127.0.0.42"]
+    monkeypatch.setattr(module, "UNHEALTHY", 0)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    with pytest.raises(module.SilentError, match=rf"^{UNHEALTHY}$"):
+        its.change("add", "db2", "--learner")
