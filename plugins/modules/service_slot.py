@@ -76,6 +76,12 @@ options:
         longer end in a server that stops; its unit says how long that may take.
     type: int
     default: 30
+  linger:
+    description:
+      - Whether the old slot may still be ending long requests when the module is done. It has been told to stop, and
+        gets no further request; a run without this waits for its end.
+    type: bool
+    default: false
 author: Terrace
 """
 
@@ -166,13 +172,15 @@ class Found:
 
     release: the id its link points to, or an empty string. running: whether its unit runs or is about to.
     changed: the files that differ from those it has loaded; always empty where it does not run.
-    asked: whether it has to give way because that was asked for.
+    asked: whether it has to give way because that was asked for. stopping: whether it has been told to stop, and ends
+    the requests that it has.
     """
 
     release: str = ""
     running: bool = False
     changed: list[str] = field(default_factory=list)
     asked: bool = False
+    stopping: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,8 @@ def make_plan(slots: dict[str, Found], live: str, wanted: str) -> Plan:
 
     def fits(slot: str) -> bool:
         found = slots[slot]
-        return found.running and found.release == wanted and not found.changed and not found.asked
+        sound = not found.changed and not found.asked and not found.stopping
+        return found.running and found.release == wanted and sound
 
     def other(slot: str) -> str:
         return SLOTS[1 - SLOTS.index(slot)]
@@ -420,7 +429,7 @@ class Service:
         changed = unit.changed_since_load(self.module.params["restart_on"])
         if state["NeedDaemonReload"] == "yes" and not changed:
             changed = [f"/etc/systemd/system/svc-{self.name}@.service"]
-        return Found(release, running=True, changed=changed)
+        return Found(release, running=True, changed=changed, stopping=state["ActiveState"] == "deactivating")
 
     def enabled(self, slot: str) -> bool:
         """Return whether a slot is the one that starts at boot."""
@@ -532,13 +541,28 @@ class Service:
         while self.proxy.servers()[slot].sessions and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
-    def retire(self, slot: str) -> None:
-        """Let a slot's running requests end, stop it, and leave its server as one that may be started again."""
+    def retire(self, slot: str, linger: bool = False) -> None:
+        """Let a slot's running requests end, stop it, and leave its server as one that may be started again.
+
+        Where it may linger, it is drained and told to stop, and the rest is another run's.
+        """
         self.drain(slot)
+        if linger:
+            self.units[slot].systemctl("stop", "--no-block", self.units[slot].name)
+            return
         self.units[slot].systemctl("stop", self.units[slot].name)
+        self.open(slot)
+
+    def open(self, slot: str) -> None:
+        """Have the node proxy pass requests to a stopped slot as soon as it is ready, and not before."""
         # The proxy notices by its next check; until then it would pass requests to a slot that is no longer there.
         self.proxy.tell(slot, "health down")
         self.proxy.tell(slot, "state ready")
+
+    def rest(self, slot: str) -> None:
+        """Leave the server of a slot that has stopped since it was drained as one that may be started again."""
+        if self.proxy.servers()[slot].forced and self.step(f"undrain {slot}"):
+            self.open(slot)
 
     def step(self, text: str) -> bool:
         """Note a step, and return whether it is to be carried out."""
@@ -583,7 +607,9 @@ class Service:
             beside = plan.retire if parameters["watch"] and plan.slot != live else ""
             self.settle(plan.slot, keep=plan.slot == live or not plan.retire, beside=beside)
         if plan.retire and self.step(f"retire {plan.retire}"):
-            self.retire(plan.retire)
+            self.retire(plan.retire, parameters["linger"])
+        elif not plan.retire:
+            self.rest(SLOTS[1 - SLOTS.index(plan.slot)])
         self.declare(plan.slot, live, wanted)
         serial, agreed = parameters["serial"], (known["serial"], known["agreed"])
         behind = serial and serial >= known["serial"] and agreed != (serial, wanted)
@@ -691,6 +717,7 @@ def main() -> None:
             "proxy_socket": {"type": "path", "default": "/run/haproxy-node/admin.sock"},
             "ready_timeout": {"type": "int", "default": 60},
             "drain_timeout": {"type": "int", "default": 30},
+            "linger": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -66,6 +66,16 @@ def test_a_restart_that_was_cut_off_is_finished():
     assert (found.slot, found.start, found.retire) == ("green", False, "blue")
 
 
+def test_a_slot_that_ends_its_last_requests_is_not_gone_back_to_before_it_has_ended():
+    found = plan(Found("a", True, stopping=True), Found("b", True), live="green", wanted="a")
+    assert (found.slot, found.start, found.stop_first, found.retire) == ("blue", True, True, "green")
+
+
+def test_a_slot_that_was_let_linger_is_waited_for():
+    found = plan(Found("a", True, stopping=True), Found("b", True), live="green", wanted="b")
+    assert (found.slot, found.start, found.retire) == ("green", False, "blue")
+
+
 def test_a_stopped_live_slot_is_started_in_place():
     assert plan(Found("b"), Found("a"), "blue") == slot.Plan("blue", True, False, "", [])
 
