@@ -114,7 +114,7 @@ def deploy_told(
         plan: what is to live.
         services: the services that are deployed, as declared.
         nodes: by service, the nodes that were reached.
-        facts: what `releases_answered` returned.
+        facts: the results of `release_facts`, looped over the nodes.
         left: the nodes that could not be reached.
         hooks: the hooks to name, or none.
     """

@@ -57,17 +57,6 @@ def releases_digest(archive: str) -> str:
         return ""
 
 
-def releases_answered(members: list[Mapping], hostvars: Mapping[str, Mapping]) -> list[dict]:
-    """Return what nodes have told the role `releases`: each answer of `release_facts`, with its node as `item`.
-
-    Parameters:
-        members: the app nodes, with `name`.
-        hostvars: the variables of all hosts.
-    """
-    asked = {member["name"]: hostvars[member["name"]].get("__releases_here", {}) for member in members}
-    return [{"item": name} | its for name, its in asked.items() if "services" in its]
-
-
 def _answers(facts: list[Mapping]) -> dict[str, Mapping]:
     """Return what each node answered to `release_facts`, by node; one that could not be reached is left out."""
     return {answer["item"]: answer["services"] for answer in facts if "services" in answer}
@@ -108,7 +97,7 @@ def releases_rollback(
     Parameters:
         services: the services.
         nodes: by service, the names of the nodes that run it.
-        facts: what `releases_answered` returned, with histories.
+        facts: the results of `release_facts`, looped over the nodes, with histories.
         asked: the id of a release, or its beginning, or its version; empty for the one before.
     Errors:
         AnsibleFilterError where there is none, or where what was asked for is not there, or is not one.
@@ -164,7 +153,7 @@ def releases_unborn(services: list[Mapping], facts: list[Mapping], deployed: lis
 
     Parameters:
         services: the declared services.
-        facts: what `releases_answered` returned.
+        facts: the results of `release_facts`, looped over the nodes.
         deployed: the names of those that are deployed.
     """
     live = {name for answer in _answers(facts).values() for name, state in answer.items() if state["live"]}
@@ -206,7 +195,7 @@ def releases_plan(
     Parameters:
         services: the declared services.
         nodes: by service, the names of the nodes that run it.
-        facts: what `releases_answered` returned.
+        facts: the results of `release_facts`, looped over the nodes.
         built: the results of `release_build`, looped over what `releases_unborn` returned.
         deployed: the names of services that are deployed.
     Returns:
@@ -249,7 +238,7 @@ def releases_missing(
     Parameters:
         plan: what `releases_plan` returned.
         names: the services that run on this node.
-        facts: what `releases_answered` returned.
+        facts: the results of `release_facts`, looped over the nodes.
         host: this node.
     """
     mine = _answers(facts).get(host, {})
@@ -276,7 +265,7 @@ def releases_other(services: list[Mapping], nodes: Mapping[str, list[str]], fact
     Parameters:
         services: the declared services.
         nodes: by service, the names of the nodes that run it.
-        facts: what `releases_answered` returned.
+        facts: the results of `release_facts`, looped over the nodes.
     """
     lines = []
     for service in services:
@@ -335,7 +324,6 @@ class FilterModule:
 
     def filters(self) -> dict:
         functions = (
-            releases_answered,
             releases_of,
             releases_source,
             releases_asked,

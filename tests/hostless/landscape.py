@@ -55,7 +55,7 @@ REGISTERED = {
     "__python_service_migrated": {"stat": {"exists": False}},
     "__postgresql_databases_primary": {"status": 200},
     "__redis_current": {"results": []},
-    "__releases_away": {"results": []},
+    "__releases_facts": {"results": []},
 }
 RELEASE = "3f1c9a5be0d2"
 

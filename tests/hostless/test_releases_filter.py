@@ -53,17 +53,6 @@ def test_digest_of_an_archive(tmp_path):
     assert releases.releases_digest(str(tmp_path / "b")) == ""
 
 
-def test_nodes_of_the_same_run_were_asked_each_by_itself():
-    hostvars = {
-        "app1": {"__releases_here": {"services": {"orders": {"live": "o1"}}, "lock": {}, "changed": False}},
-        "app2": {"__releases_here": {"unreachable": True, "msg": "no route"}},
-        "app3": {},
-    }
-    members = [{"name": name} for name in hostvars]
-    assert [its["item"] for its in releases.releases_answered(members, hostvars)] == ["app1"]
-    assert releases.releases_answered(members, hostvars)[0]["services"] == {"orders": {"live": "o1"}}
-
-
 def test_services_that_live_nowhere():
     assert releases.releases_unborn(SERVICES, [answer("app1"), answer("app2", users="u1"), UNREACHED]) == [SERVICES[0]]
     assert releases.releases_unborn(SERVICES, []) == SERVICES
