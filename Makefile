@@ -164,8 +164,8 @@ test: setup-lab ## Run every check there is, the whole lab included
 	@$(MAKE) test-hostless
 	@# Where one fails, the log's end says what: who reads only that, as of a CI run, need not search.
 	@set -o pipefail; COLUMNS=160 molecule test --all 2>&1 | tee .terrace/test.log || { \
-	    sed -e 's/\x1b\[[0-9;]*m//g' .terrace/test.log | \
-	        sed -n -e '/short test summary info/,/ in [0-9.]*s/p' -e '/fatal: /p' -e '/\[ERROR\]/p' | cut -c1-200 | tail -n 40; \
+	    for lines in '^[^A-Za-z]*(FAILED|ERROR) tests/' 'fatal: |\[ERROR\]'; do \
+	        sed -e 's/\x1b\[[0-9;]*m//g' .terrace/test.log | grep -E "$$lines" | awk '!seen[$$0]++' | cut -c1-300 | tail -n 12; done; \
 	    exit 1; }
 
 .PHONY: test-operations
