@@ -19,6 +19,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from terrace import rotation as rotations
 from terrace.connections import pools
 from terrace.services import MEMORY, listed, need_variable, read
 
@@ -53,7 +54,7 @@ def size_in_bytes(size: str) -> int:
     return int(size[:-1]) * 1024 ** ("KMGT".index(size[-1]) + 1)
 
 
-def derive(key: str, purpose: str) -> str:
+def derive(key: str, purpose: str, generation: int = 1) -> str:
     """Return the password for a purpose: its HMAC-SHA-256 under the environment's key, as 43 URL-safe characters.
 
     One secret in the vault so gives each user of each daemon a password of its own, none of which tells another
@@ -62,7 +63,10 @@ def derive(key: str, purpose: str) -> str:
     Parameters:
         key: the environment's key, at least 32 characters.
         purpose: what the password is for, such as `postgresql/superuser`.
+        generation: which password for it. The first is that of the purpose alone, which environments have had always.
     """
+    if generation > 1:
+        purpose = f"{purpose}/{generation}"
     if not isinstance(key, str) or len(key) < 32:
         raise AnsibleFilterError(
             "vault_key is missing or shorter than 32 characters; set it in the environment's vault"
@@ -71,23 +75,51 @@ def derive(key: str, purpose: str) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def services_databases(services: list[dict], key: str) -> list[dict]:
-    """Return the databases of services with their roles: an owner, an application role with two logins, a reader."""
+def services_databases(services: list[dict], key: str, rotation: Mapping | None = None) -> list[dict]:
+    """Return the databases of services with their roles: an owner, an application role with two logins, a reader.
+
+    Parameters:
+        services: of `services_list`.
+        key: the environment's key, from which passwords derive.
+        rotation: the generations of passwords, as `terrace.rotation` has them.
+    """
     return [
         {
             "name": database,
-            "owner": {"name": f"{database}_owner", "password": derive(key, f"postgresql/{database}/owner")},
+            "owner": _owner(service, key, rotation),
             "application": {
                 "name": f"{database}_app",
-                "logins": [
-                    {"name": f"{database}_app_{letter}", "password": derive(key, f"postgresql/{database}/app_{letter}")}
-                    for letter in "ab"
-                ],
+                "logins": [_login(service, letter, key, rotation) for letter in rotations.LETTERS],
             },
-            "reader": {"name": f"{database}_reader", "password": derive(key, f"postgresql/{database}/reader")},
+            "reader": {
+                "name": f"{database}_reader",
+                "password": derive(key, f"postgresql/{database}/reader", _generation(service, rotation)),
+            },
         }
-        for database in (service["database"]["name"] for service in services if service["database"])
+        for service, database in ((service, service["database"]["name"]) for service in services if service["database"])
     ]
+
+
+def _generation(service: Mapping, rotation: Mapping | None) -> int:
+    """Return the generation of a database's passwords, other than those of its two logins during a change."""
+    return rotations.generation(rotation, f"{service['name']}/database")
+
+
+def _owner(service: Mapping, key: str, rotation: Mapping | None) -> dict[str, str]:
+    database = service["database"]["name"]
+    password = derive(key, f"postgresql/{database}/owner", _generation(service, rotation))
+    return {"name": f"{database}_owner", "password": password}
+
+
+def _login(service: Mapping, letter: str, key: str, rotation: Mapping | None) -> dict[str, str]:
+    """Return one of the two logins of a service's database.
+
+    The one that is not in turn has a password of this generation, too, which no host but the database's ever gets.
+    """
+    database = service["database"]["name"]
+    turns = {rotations.letter(number): number for number in rotations.accepted(rotation, f"{service['name']}/database")}
+    number = turns.get(letter, _generation(service, rotation))
+    return {"name": f"{database}_app_{letter}", "password": derive(key, f"postgresql/{database}/app_{letter}", number)}
 
 
 def services_pools(services: list[dict]) -> list[dict]:
@@ -95,19 +127,40 @@ def services_pools(services: list[dict]) -> list[dict]:
     return [pool for service in services if service["database"] for pool in pools(service["database"])]
 
 
-def services_logins(databases: list[dict]) -> list[dict[str, str]]:
-    """Return the users of `services_databases` that a pooler has to know: owners and application logins."""
-    return [login for database in databases for login in (database["owner"], *database["application"]["logins"])]
+def services_logins(services: list[dict], key: str, rotation: Mapping | None = None) -> list[dict[str, str]]:
+    """Return the users of databases that a pooler has to know: owners and application logins.
+
+    Before the first change both logins are known; after it, those that are accepted.
+
+    Parameters:
+        services, key, rotation: as of `services_databases`.
+    """
+    users = []
+    for service in services:
+        if service["database"]:
+            numbers = rotations.accepted(rotation, f"{service['name']}/database")
+            letters = rotations.LETTERS if numbers == [1] else sorted(map(rotations.letter, numbers))
+            users.append(_owner(service, key, rotation))
+            users += [_login(service, letter, key, rotation) for letter in letters]
+    return users
 
 
-def services_redis_users(services: list[dict], key: str) -> list[dict]:
-    """Return the Redis users of services, each with the instances that it may use."""
+def services_redis_users(services: list[dict], key: str, rotation: Mapping | None = None) -> list[dict]:
+    """Return the Redis users of services, each with the instances that it may use.
+
+    While its password is changed, a user has `also` the one that is accepted beside it.
+
+    Parameters:
+        services, key, rotation: as of `services_databases`.
+    """
     users = []
     for service in services:
         instances = [instance for instance in ("cache", "queue") if service[instance]]
         if instances:
-            password = derive(key, f"redis/{service['name']}")
+            numbers = rotations.accepted(rotation, f"{service['name']}/redis")
+            password, *also = (derive(key, f"redis/{service['name']}", number) for number in numbers)
             users.append({"name": service["name"], "password": password, "instances": instances})
+            users[-1] |= {"also": also} if also else {}
     return users
 
 
@@ -261,6 +314,7 @@ def service_environment(
     node: str,
     secrets: Mapping | None = None,
     owner: bool = False,
+    rotation: Mapping | None = None,
 ) -> dict[str, str]:
     """Return the environment variables of a service, as a twelve-factor application expects them.
 
@@ -272,15 +326,16 @@ def service_environment(
         node: the name of the app node.
         secrets: the vault's secrets of services.
         owner: whether these are for a migration, which connects as the owner, session-pooled.
+        rotation: the generations of passwords, as `terrace.rotation` has them.
     """
     name = service["name"]
     result = {"SERVICE_NAME": name, "NODE_NAME": node}
     if service["database"]:
         database = service["database"]["name"]
-        login = f"{database}_owner" if owner else f"{database}_app_a"
-        purpose = "owner" if owner else "app_a"
-        password = quote(derive(key, f"postgresql/{database}/{purpose}"), safe="")
-        base = f"postgresql://{login}:{password}@127.0.0.1:{ports['pgbouncer']}/{database}"
+        turn = rotations.letter(rotations.accepted(rotation, f"{name}/database")[0])
+        login = _owner(service, key, rotation) if owner else _login(service, turn, key, rotation)
+        password = quote(login["password"], safe="")
+        base = f"postgresql://{login['name']}:{password}@127.0.0.1:{ports['pgbouncer']}/{database}"
         result |= {
             "DATABASE_URL": base + ("_session" if owner else ""),
             "DATABASE_READ_URL": f"{base}_read",
@@ -288,7 +343,8 @@ def service_environment(
         }
     for wanted, variable, instance in (("cache", "REDIS_URL", "cache"), ("queue", "QUEUE_URL", "queue")):
         if service[wanted]:
-            password = quote(derive(key, f"redis/{name}"), safe="")
+            used = rotations.accepted(rotation, f"{name}/redis")[0]
+            password = quote(derive(key, f"redis/{name}", used), safe="")
             result[variable] = f"redis://{name}:{password}@127.0.0.1:{ports[f'node_{instance}']}/0"
     by_name = {other["name"]: other for other in services}
     for need in service["needs"]:
@@ -309,6 +365,7 @@ def services_run(
     secrets: Mapping | None = None,
     releases: Mapping[str, Mapping] | None = None,
     migrating: list[str] | None = None,
+    rotation: Mapping | None = None,
 ) -> list[dict]:
     """Return what an app node has to know of each service that it runs.
 
@@ -323,6 +380,7 @@ def services_run(
         releases: by service, the `id` of the release that becomes live where none is, and the `server` and `interface`
             that it was built for.
         migrating: the services whose database this node migrates before they start.
+        rotation: the generations of passwords, as `terrace.rotation` has them.
     """
     same = ("name", "app", "interface", "server", "workers", "threads", "health", "timeout", "memory", "processes")
     return [
@@ -337,8 +395,12 @@ def services_run(
             else "",
             "migrate": (service["database"] or {}).get("migrate", "") if service["name"] in (migrating or []) else "",
             "schedule": service["schedule"] if first[service["name"]] == node else {},
-            "environment": service_environment(service, services, ports, key, node, secrets),
-            "migrate_environment": service_environment(service, services, ports, key, node, secrets, owner=True),
+            **{
+                variable: service_environment(
+                    service, services, ports, key, node, secrets, owner=owner, rotation=rotation
+                )
+                for variable, owner in (("environment", False), ("migrate_environment", True))
+            },
         }
         for service, release in ((service, (releases or {}).get(service["name"], {})) for service in here)
     ]

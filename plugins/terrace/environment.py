@@ -12,7 +12,7 @@ import jinja2.meta
 from ansible.errors import AnsibleError
 from jinja2 import TemplateError
 
-from terrace import project, services, topology
+from terrace import project, rotation, services, topology
 from terrace.connections import connection_findings
 from terrace.contracts import contract, finding, guess
 from terrace.inventory import Inventory, Setting
@@ -74,7 +74,15 @@ class Environment:
     def _check(self) -> None:
         for inventory in self.inventories:
             self.problems += inventory.problems
-        for check in (self._names, self._values, self._missing, self._topology, self._secrets, self._services):
+        for check in (
+            self._names,
+            self._values,
+            self._missing,
+            self._topology,
+            self._secrets,
+            self._rotation,
+            self._services,
+        ):
             self.problems += check()
 
     def _hosts_of(self, setting: Setting) -> list[str]:
@@ -269,6 +277,16 @@ class Environment:
                     yield Problem(file, f"{key}.{service}.{name}", "has to be text")
                 elif str(secret) and weak(str(secret)):
                     yield Problem(file, f"{key}.{service}.{name}", "is a placeholder; put the secret there")
+
+    def _rotation(self) -> Iterator[Problem]:
+        """Tell of generations of secrets that cannot be: passwords would be other ones than hosts have."""
+        file = Path(self._get("topology_rotation_file", ""))
+        if not file.is_file():
+            return
+        content, problems = rotation.read(file)
+        yield from problems
+        if not problems:
+            yield from (Problem(shown(file), key, text) for key, text in rotation.findings(content))
 
     def _where(self, name: str, default: str) -> tuple[str, str]:
         for setting in self.settings:

@@ -453,7 +453,8 @@ def password(purpose: str) -> str:
 
 
 def test_databases_and_their_logins():
-    databases = services.services_databases(listed(my_shop={"database": {}}, other={}), KEY)
+    declared = listed(my_shop={"database": {}}, other={})
+    databases = services.services_databases(declared, KEY)
     assert databases == [
         {
             "name": "my_shop",
@@ -468,12 +469,12 @@ def test_databases_and_their_logins():
             "reader": {"name": "my_shop_reader", "password": password("postgresql/my_shop/reader")},
         }
     ]
-    assert services.services_logins(databases) == [
+    assert services.services_logins(declared, KEY) == [
         {"name": "my_shop_owner", "password": password("postgresql/my_shop/owner")},
         {"name": "my_shop_app_a", "password": password("postgresql/my_shop/app_a")},
         {"name": "my_shop_app_b", "password": password("postgresql/my_shop/app_b")},
     ]
-    assert services.services_logins([]) == []
+    assert services.services_logins([], KEY) == []
 
 
 def test_pools():
