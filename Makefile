@@ -91,6 +91,13 @@ deploy = --extra-vars='{"deploy_kind": "$(1)", $(if $(BATCH),"deploy_serial": [1
     "deploy_version": "$(VERSION)", "deploy_release": "$(RELEASE)", "deploy_check": $(if $(CHECK),true,false), "deploy_force": $(if $(FORCE),true,false), \
     "deploy_id": "'$$(date +%s)-$$$$'", "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
 
+.PHONY: rotate-secret
+rotate-secret: setup ## Change a secret while services go on (NAME=orders/database; CHECK=1 says what it would do, PAUSE=1, WATCH=10, WAIT=0, ENV=)
+	@$(if $(NAME),,echo "terrace: say which: make rotate-secret NAME=orders/database; NAME=? lists what there is" >&2; exit 1)
+	@$(READABLE) && $(ANSIBLE) playbooks/rotate_secret.yml --extra-vars='{"rotate_name": "$(NAME)", "rotate_check": $(if $(CHECK),true,false), \
+	    "rotate_pause": $(if $(PAUSE),true,false), $(if $(WATCH),"deploy_watch": $(WATCH)$(comma)) "deploy_wait": $(or $(WAIT),0), \
+	    "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
+
 .PHONY: unlock
 unlock: setup ## Break the lock of a deploy that is dead (ENV=)
 	@$(ANSIBLE) playbooks/unlock.yml
@@ -175,6 +182,10 @@ test-operations: setup-lab ## Switch over, restart and break a lab that is up, u
 .PHONY: test-deploys
 test-deploys: setup-lab ## Deploy under load, ten times in a row and in every way that fails, to a lab that is up
 	@ANSIBLE_STRATEGY=mitogen_linear DEPLOYS_SLOW_SECONDS=10 pytest -v tests/deploys
+
+.PHONY: test-rotations
+test-rotations: setup-lab ## Change every kind of secret under load, on a lab that is up
+	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/rotations
 
 .PHONY: test-applications
 test-applications: ## Deploy a Django project to a lab that is up, and log in to it with a browser

@@ -176,6 +176,84 @@ def rotation_login(name: str, generation: int) -> dict[str, str]:
     return {"user": f"{database}_app_{letter}", "purpose": f"postgresql/{database}/app_{letter}"}
 
 
+def rotation_hosts(name: str) -> list[str]:
+    """Return the groups whose hosts take part in a change, and all have to be there.
+
+    Parameters:
+        name: what is changed.
+    """
+    tiers = {"database": ["app", "database"], "redis": ["app", "cache"], "secret": ["app"]}
+    return tiers.get(rotation_kind(name), ["all"])
+
+
+def rotation_plan(services: list[Mapping], facts: Mapping[str, Mapping]) -> dict[str, dict]:
+    """Return what a node is switched to, as a plan of a deploy: the release that lives there. None where nothing does.
+
+    Parameters:
+        services: of `services_list`.
+        facts: what `release_facts` says of the service on this node.
+    """
+    plan = {}
+    for service in services:
+        its = facts.get(service["name"], {})
+        if live := its.get("live"):
+            built = its["releases"].get(live, {})
+            plan[service["name"]] = {"id": live, "new": False, "node": ""}
+            plan[service["name"]] |= {key: built.get(key) or service[key] for key in ("server", "interface")}
+    return plan
+
+
+def rotation_places(name: str, ports: Mapping[str, int]) -> list[dict]:
+    """Return where a node logs in to a service's database: its pooler's aliases, and the primary and a replica past it.
+
+    Parameters:
+        name: what is changed.
+        ports: the table of ports.
+    """
+    database = name.partition("/")[0].replace("-", "_")
+    pooler = [{"port": ports["pgbouncer"], "database": alias, "tls": False} for alias in (database, f"{database}_read")]
+    return pooler + [{"port": ports[at], "database": database, "tls": True} for at in ("node_primary", "node_replica")]
+
+
+def rotation_ports(tiers: list[str], ports: Mapping[str, int]) -> list[dict]:
+    """Return the ports of a host that show its certificate.
+
+    Parameters:
+        tiers: what the host is.
+        ports: the table of ports.
+    """
+    names = {"loadbalancer": ["https"], "database": ["patroni", "postgresql"], "etcd": ["etcd_client", "etcd_peer"]}
+    return [
+        {"name": name, "port": ports[name], "postgresql": name == "postgresql"}
+        for tier in tiers
+        for name in names.get(tier, [])
+    ]
+
+
+def rotation_ended(name: str, rotation: Mapping, file: str) -> list[str]:
+    """Return what is to be done after a change, in lines.
+
+    Parameters:
+        name: what was changed.
+        rotation: how far changes have come.
+        file: where that stands.
+    """
+    if rotations.stage(rotation, name) == "accept":
+        return [
+            f"{name} waits where both are trusted. Give clients outside the new ca.crt, which has both, and repeat the"
+            f" command without PAUSE. Commit {file} and the authority's folder.",
+        ]
+    kind = rotation_kind(name)
+    lines = [f"{name} was changed."]
+    if kind in ("database", "redis"):
+        lines.append(f"Commit {file} before anybody else runs anything: with the one before, passwords would go back.")
+    if kind == "database":
+        lines.append("Who uses the reader's login outside of Terrace needs its new password.")
+    if kind == "authority":
+        lines.append(f"Commit {file} and the authority's folder, and give clients outside the new ca.crt.")
+    return lines
+
+
 class FilterModule:
     """The filters of this file, for Ansible."""
 
@@ -192,5 +270,10 @@ class FilterModule:
             rotation_variables,
             rotation_pair,
             rotation_login,
+            rotation_hosts,
+            rotation_plan,
+            rotation_places,
+            rotation_ports,
+            rotation_ended,
         )
         return {function.__name__: function for function in functions}

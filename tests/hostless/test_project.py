@@ -183,7 +183,7 @@ def test_rows_of_tables_have_as_many_cells_as_their_heads():
 def test_whatever_operations_are_told_has_a_default():
     """Somebody may run a playbook without make, and the harness does: what is not said must not be undefined."""
     told = set(
-        re.findall(r'\b((?:switchover|restart|logs|run|status)_\w+)"?[:=](?!=)', (ROOT / "Makefile").read_text())
+        re.findall(r'\b((?:switchover|restart|logs|run|status|rotate)_\w+)"?[:=](?!=)', (ROOT / "Makefile").read_text())
     )
     told.remove("run_command")  # an environment variable
     assert told == set(yaml.safe_load((ROOT / "playbooks/group_vars/all/operations.yml").read_text()))
