@@ -295,7 +295,8 @@ class Landscape:
             if isinstance(task, IncludeRole):
                 blocks, _ = copy.get_block_list(play=play, variable_manager=self.manager, loader=self.loader)
             else:
-                file = Path(task._role._role_path) / "tasks" / task.args["_raw_params"]
+                folder = f"{task._role._role_path}/tasks" if task._role else self.loader.get_basedir()
+                file = Path(folder) / task.args["_raw_params"]
                 blocks = [
                     Block.load(
                         self.loader.load_from_file(str(file), trusted_as_template=True),

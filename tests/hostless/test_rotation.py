@@ -256,3 +256,125 @@ def test_variables_with_a_secret_in_them():
     }
     # A node where the service does not run.
     assert rotation.rotation_variables([], DATABASE) == {}
+
+
+# The playbooks
+
+CHANGES = [
+    *((name, stage) for name in ("orders/database", "users/redis", "authority") for stage in rotation.rotations.STAGES),
+    ("certificates", ""),
+]
+LIVE = {
+    "live": "1f0c5ad0b2c9",
+    "live_slot": "blue",
+    "releases": {"1f0c5ad0b2c9": {"server": "uvicorn", "interface": "asgi"}},
+}
+
+
+def change(tmp_path, name: str, stage: str) -> Landscape:
+    """Return what the command does in the lab, from a stage on."""
+    entry = {"generation": 2 if stage == "retire" else 1, "stage": stage}
+    (tmp_path / ".rotation.yml").write_text(yaml.safe_dump({name: entry} if stage else {}))
+    service, kind = name.partition("/")[0], rotation.rotation_kind(name)
+    facts = {service: LIVE}
+    return Landscape(
+        ROOT / "inventory/lab",
+        "playbooks/rotate_secret.yml",
+        lab_state=str(tmp_path),
+        rotate_name=name,
+        # What the playbook tells those that it imports, which Ansible evaluates for hosts of plays only while it runs.
+        rotate_kind=kind,
+        deploy_kind="rotate",
+        deploy_services=[service],
+        deploy_hooks=[],
+        rotate_expected={"new": "accepted", "old": "refused"},
+        rotate_hosts="all" if kind in ("certificates", "authority") else [],
+        rotate_anew=True,
+        rotate_etcd=True,
+        restart_tier="etcd" if kind == "authority" else "",
+        # What is registered on the way.
+        etcd_well={"leader": "db1"},
+        rotate_lives={"services": facts},
+        rotate_stale={"stale": [], "before": {}},
+        deploy_before=facts,
+        deploy_plan=rotation.rotation_plan(listed({service: {}}), facts) if "/" in name else {},
+    )
+
+
+@pytest.mark.parametrize(("name", "stage"), CHANGES)
+def test_every_task_of_a_change_has_what_it_names(tmp_path, name, stage):
+    landscape = change(tmp_path, name, stage)
+    evaluated = set()
+    for host in ("lb1", "app1", "cache1", "db1"):
+        for step in landscape.steps(host):
+            if not step.role:
+                for item in step.items():
+                    item.evaluate({**item.task.args, **item.task.vars})
+                    evaluated.add(step.play.get_name())
+    wanted = {"authority": "Have the old authority trusted no more", "certificates": "See that every port shows"}
+    assert any(play.startswith(wanted.get(name, "Try passwords of")) for play in evaluated), evaluated
+
+
+def tried(landscape: Landscape, host: str) -> set[tuple[str, str, str, str]]:
+    """Return the logins that are tried: user, password, what is expected, and the port."""
+    return {
+        tuple(str(item.evaluate(item.task.args[key])) for key in ("user", "password", "expect", "port"))
+        for step in landscape.steps(host)
+        if step.task.action == "login_tried"
+        for item in step.items()
+    }
+
+
+def test_both_passwords_are_tried_wherever_they_could_be_taken(tmp_path):
+    landscape = change(tmp_path, "orders/database", "retire")
+    old, new = (
+        landscape.value("app1", f"vault_key | derive('postgresql/orders/app_{letter}', {number})")
+        for letter, number in (("a", 1), ("b", 2))
+    )
+    ports = ("6432", "5432", "5433")
+    assert tried(landscape, "app1") == {
+        *(("orders_app_a", old, "refused", port) for port in ports),
+        *(("orders_app_b", new, "accepted", port) for port in ports),
+    }
+    given = landscape.value("app1", "pgbouncer_users | items2dict(key_name='name', value_name='password')")
+    assert given["orders_app_b"] == new
+    assert "orders_app_a" not in given
+
+
+def test_both_passwords_of_redis_are_tried_on_every_host(tmp_path):
+    landscape = change(tmp_path, "users/redis", "retire")
+    old, new = (landscape.value("cache1", f"vault_key | derive('redis/users', {number})") for number in (1, 2))
+    for host in ("cache1", "cache2", "cache3"):
+        assert tried(landscape, host) == {("users", old, "refused", "6379"), ("users", new, "accepted", "6379")}
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [("a/database", ["app", "database"]), ("a/redis", ["app", "cache"]), ("a/X", ["app"]), ("authority", ["all"])],
+)
+def test_who_has_to_be_there(name, groups):
+    assert rotation.rotation_hosts(name) == groups
+
+
+def test_a_service_that_lives_nowhere_on_a_node_is_not_switched_there():
+    services = listed({"a": {}, "b": {}})
+    assert rotation.rotation_plan(services, {"a": {"live": ""}}) == {}
+    built = {"live": "x1", "releases": {"x1": {"server": "granian", "interface": "wsgi"}}}
+    assert rotation.rotation_plan(services, {"a": built})["a"] == {
+        "id": "x1",
+        "new": False,
+        "node": "",
+        "server": "granian",
+        "interface": "wsgi",
+    }
+
+
+def test_what_is_left_to_do_is_told():
+    def ended(name: str, **entry) -> str:
+        return " ".join(rotation.rotation_ended(name, {name: entry} if entry else {}, ".rotation.yml"))
+
+    assert "Commit .rotation.yml before anybody else runs anything" in ended(DATABASE, generation=2)
+    assert "reader's login" in ended(DATABASE, generation=2)
+    assert "Commit" not in ended("my-shop/TOKEN")
+    assert "repeat the command without PAUSE" in ended("authority", generation=1, stage="accept")
+    assert "give clients outside the new ca.crt" in ended("authority", generation=2)
