@@ -6,7 +6,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from landscape import ROOT, Landscape, load
+from landscape import ROOT, Landscape, load, problems
 from terrace.services import listed
 
 services = load("plugins/filter/services.py", "filter_services")
@@ -178,6 +178,14 @@ def test_what_cannot_be_is_refused(tmp_path, text, told):
     with pytest.raises(AnsibleFilterError) as raised:
         rotation.rotation_read(str(file))
     assert told in str(raised.value)
+
+
+def test_make_check_tells_of_it(tmp_path):
+    (tmp_path / ".rotation.yml").write_text("orders/database: {generation: 0}\n")
+    told = f"{tmp_path}/.rotation.yml: orders/database.generation: is 0; has to be a whole number from 1"
+    assert problems(ROOT / "inventory/lab", lab_state=str(tmp_path)) == [told]
+    (tmp_path / ".rotation.yml").write_text("orders/database: {generation: 2}\n")
+    assert problems(ROOT / "inventory/lab", lab_state=str(tmp_path)) == []
 
 
 # Names
