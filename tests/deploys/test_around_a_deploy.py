@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from deploys import SERVICE, deploy, live, shut, started, told, variant, watched
@@ -112,3 +113,32 @@ def test_a_rollback_needs_no_database(hosts, folder):
     assert done.returncode == 0, done.stdout[-4000:]
     assert live(hosts) == before
     lab.wait_until_healthy(timeout=120)
+
+
+def test_a_migration_that_waits_behind_a_long_query_fails_instead_of_blocking_all_others(hosts, folder):
+    before = live(hosts)
+    own = variant(folder, "good")
+    Path(own["source"]["path"], "altered.py").write_text(
+        "import os, psycopg\n"
+        "with psycopg.connect(os.environ['DATABASE_URL']) as connection:\n"
+        "    connection.execute('ALTER TABLE orders ADD COLUMN never integer')\n"
+    )
+    own["database"] = {"migrate": "python altered.py"}
+    primary = lab.primary()
+    psql = f"cd / && sudo -u postgres psql -h /run/postgresql --no-psqlrc {SERVICE}"
+    # It holds what every reader holds, and an ALTER TABLE has to wait for; everybody else would wait behind that.
+    long = threading.Thread(target=lambda: primary.try_run(psql, stdin="SELECT pg_sleep(110) FROM orders LIMIT 1;"))
+    sleeping = "FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(110)%'"
+    try:
+        with watched(slow=False) as watch:
+            long.start()
+            lab.wait(lambda: lab.sql(primary, f"SELECT count(*) {sleeping}") == "1", 10, "the long query runs")
+            done = deploy(own)
+            assert lab.sql(primary, f"SELECT count(*) {sleeping}") == "1"
+    finally:
+        lab.sql(primary, f"SELECT pg_terminate_backend(pid) {sleeping}")
+        long.join(30)
+    assert done.returncode != 0
+    assert "canceling statement due to lock timeout" in done.stdout, done.stdout[-4000:]
+    assert watch.failed == []
+    assert live(hosts) == before
