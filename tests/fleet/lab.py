@@ -474,6 +474,9 @@ class Load:
                         self.failed.append(f"{type(error).__name__}: {error}")
                 else:
                     fresh = answer.headers.get("connection", "").lower() == "close"
+                    if fresh:
+                        # Opened anew by itself, it would trust what was trusted when it was made.
+                        connection = connect(self.host, self.port, 20)
                     with self._lock:
                         if 200 <= answer.status < 300:
                             self.good += 1

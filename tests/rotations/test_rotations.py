@@ -247,52 +247,6 @@ def test_a_redis_password_holds_after_a_switchover(hosts, playbook):
     assert {redis_says(hosts[host], url, lab.PORTS["redis_cache"]) for host in lab.GROUPS["cache"]} == {"OK"}
 
 
-# A service's own secrets
-
-
-def declared(secret: str) -> dict:
-    """Return variables by which the service `orders` has secrets of its own; one of them may keep it from starting."""
-    services = {name: dict(own or {}) for name, own in lab.OWN.items()}
-    services["orders"]["secrets"] = ["DATABASE_POOL_SIZE"]
-    return {"services": services, "vault_services": {"orders": {"DATABASE_POOL_SIZE": secret}}}
-
-
-@pytest.fixture(scope="module")
-def own_secret(hosts, playbook) -> Iterator[None]:
-    """Give the service a secret of its own, and take it away again."""
-    done = playbook("playbooks/app.yml", "--extra-vars", json.dumps(declared("5")))
-    assert done.returncode == 0, done.stdout[-4000:]
-    yield
-    done = playbook("playbooks/app.yml")
-    assert done.returncode == 0, done.stdout[-4000:]
-
-
-@pytest.mark.usefixtures("own_secret")
-def test_a_secret_of_a_service(hosts, playbook):
-    assert value(hosts, "orders", "DATABASE_POOL_SIZE") == "5"
-    rotated(playbook, "orders/DATABASE_POOL_SIZE", **declared("6"))
-    assert value(hosts, "orders", "DATABASE_POOL_SIZE") == "6"
-    # Who repeats it is told that there is nothing to do, and no slot changes.
-    slots = {node: hosts[node].live_slot("orders") for node in lab.NODES}
-    said = rotated(playbook, "orders/DATABASE_POOL_SIZE", **declared("6"))
-    assert "put it there first: make secrets" in said
-    assert {node: hosts[node].live_slot("orders") for node in lab.NODES} == slots
-
-
-@pytest.mark.usefixtures("own_secret")
-def test_a_secret_that_does_not_work_leaves_all_nodes_with_the_one_before(hosts, playbook):
-    before = value(hosts, "orders", "DATABASE_POOL_SIZE")
-    with watched(slow=False) as watch:
-        more = declared("0") | {"python_service_start_timeout": 15}
-        done = playbook(*told("orders/DATABASE_POOL_SIZE", **more))
-    assert done.returncode != 0
-    assert "went back to what lived before" in done.stdout, done.stdout[-4000:]
-    assert watch.failed == []
-    assert value(hosts, "orders", "DATABASE_POOL_SIZE") == before
-    for node in lab.NODES:
-        assert f'DATABASE_POOL_SIZE="{before}"' in hosts[node].run("cat /etc/terrace/services/orders/service.env")
-
-
 # Certificates and the authority
 
 
@@ -414,3 +368,49 @@ def test_nothing_secret_is_in_what_is_committed():
     known = Path(lab.STATE / "vault_key").read_text().strip()
     assert known not in STATE.read_text()
     assert not re.search(r"[A-Za-z0-9_-]{43}", STATE.read_text())
+
+
+# A service's own secrets: at the end, since a run of the landscape without the one that is made here takes it away
+
+
+def declared(secret: str) -> dict:
+    """Return variables by which the service `orders` has secrets of its own; one of them may keep it from starting."""
+    services = {name: dict(own or {}) for name, own in lab.OWN.items()}
+    services["orders"]["secrets"] = ["DATABASE_POOL_SIZE"]
+    return {"services": services, "vault_services": {"orders": {"DATABASE_POOL_SIZE": secret}}}
+
+
+@pytest.fixture(scope="module")
+def own_secret(hosts, playbook) -> Iterator[None]:
+    """Give the service a secret of its own, and take it away again."""
+    done = playbook("playbooks/app.yml", "--extra-vars", json.dumps(declared("5")))
+    assert done.returncode == 0, done.stdout[-4000:]
+    yield
+    done = playbook("playbooks/app.yml")
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+@pytest.mark.usefixtures("own_secret")
+def test_a_secret_of_a_service(hosts, playbook):
+    assert value(hosts, "orders", "DATABASE_POOL_SIZE") == "5"
+    rotated(playbook, "orders/DATABASE_POOL_SIZE", **declared("6"))
+    assert value(hosts, "orders", "DATABASE_POOL_SIZE") == "6"
+    # Who repeats it is told that there is nothing to do, and no slot changes.
+    slots = {node: hosts[node].live_slot("orders") for node in lab.NODES}
+    said = rotated(playbook, "orders/DATABASE_POOL_SIZE", **declared("6"))
+    assert "put it there first: make secrets" in said
+    assert {node: hosts[node].live_slot("orders") for node in lab.NODES} == slots
+
+
+@pytest.mark.usefixtures("own_secret")
+def test_a_secret_that_does_not_work_leaves_all_nodes_with_the_one_before(hosts, playbook):
+    before = value(hosts, "orders", "DATABASE_POOL_SIZE")
+    with watched(slow=False) as watch:
+        more = declared("0") | {"python_service_start_timeout": 15}
+        done = playbook(*told("orders/DATABASE_POOL_SIZE", **more))
+    assert done.returncode != 0
+    assert "went back to what lived before" in done.stdout, done.stdout[-4000:]
+    assert watch.failed == []
+    assert value(hosts, "orders", "DATABASE_POOL_SIZE") == before
+    for node in lab.NODES:
+        assert f'DATABASE_POOL_SIZE="{before}"' in hosts[node].run("cat /etc/terrace/services/orders/service.env")
