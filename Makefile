@@ -94,9 +94,10 @@ deploy = --extra-vars='{"deploy_kind": "$(1)", $(if $(BATCH),"deploy_serial": [1
 .PHONY: rotate-secret
 rotate-secret: setup ## Change a secret while services go on (NAME=orders/database; CHECK=1 says what it would do, PAUSE=1, WATCH=10, WAIT=0, ENV=)
 	@$(if $(NAME),,echo "terrace: say which: make rotate-secret NAME=orders/database; NAME=? lists what there is" >&2; exit 1)
-	@$(READABLE) && $(ANSIBLE) playbooks/rotate_secret.yml --extra-vars='{"rotate_name": "$(NAME)", "rotate_check": $(if $(CHECK),true,false), \
-	    "rotate_pause": $(if $(PAUSE),true,false), $(if $(WATCH),"deploy_watch": $(WATCH)$(comma)) "deploy_wait": $(or $(WAIT),0), \
-	    "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
+	@$(READABLE) && $(ANSIBLE) playbooks/rotate_secret.yml $(rotate)
+rotate = --extra-vars='{"rotate_name": "$(NAME)", "rotate_check": $(if $(CHECK),true,false), "rotate_pause": $(if $(PAUSE),true,false), \
+    $(if $(WATCH),"deploy_watch": $(WATCH)$(comma)) "deploy_wait": $(or $(WAIT),0), \
+    "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
 
 .PHONY: unlock
 unlock: setup ## Break the lock of a deploy that is dead (ENV=)
