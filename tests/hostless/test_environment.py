@@ -282,6 +282,31 @@ def test_make_says_what_an_operation_is_to_do(words, expected):
     assert said | expected == said
 
 
+SIGNED = [
+    (
+        ("deploy", "SERVICE=orders users", "BATCH=4", "WATCH=30"),
+        {"deploy_kind": "deploy", "deploy_services": ["orders", "users"], "deploy_serial": [1, 4], "deploy_watch": 30},
+    ),
+    (("rollback", "SERVICE=orders", "RELEASE=3f1c"), {"deploy_kind": "rollback", "deploy_release": "3f1c"}),
+    (
+        ("rotate-secret", "NAME=authority", "PAUSE=1", "WATCH=3"),
+        {"rotate_name": "authority", "rotate_pause": True, "rotate_check": False, "deploy_watch": 3, "deploy_wait": 0},
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), SIGNED, ids=[words[0] for words, _ in SIGNED])
+def test_make_says_who_does_it(words, expected):
+    """The shell puts these together, so it is the shell that has to read them."""
+    shown = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = re.search(r"--extra-vars=.*", shown, re.DOTALL)[0].rstrip()
+    given = subprocess.run(["bash", "-c", f"printf %s {said}"], capture_output=True, text=True, check=True).stdout
+    variables = yaml.safe_load(given.removeprefix("--extra-vars="))
+    assert variables | expected == variables
+    assert variables["deploy_who"]
+    assert variables["deploy_origin"] == os.uname().nodename
+
+
 def test_make_passes_no_password_where_there_is_none():
     shown = subprocess.run(["make", "--dry-run", "site"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--inventory=inventory/lab" in shown.stdout
