@@ -54,7 +54,7 @@ options:
     type: int
     default: 2
   watch_slower:
-    description: How many times as long as that of the old slot the new one's mean response time may be.
+    description: How many times as long as that of the old slot the new one's typical response time may be.
     type: float
     default: 3.0
   restart_on:
@@ -130,7 +130,7 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
@@ -152,7 +152,7 @@ FEW_ERRORS = 5
 LEAST_ERRORS = 2
 HALF = 50
 FEW_ANSWERS = 10
-# What a new slot's mean response time may be above the old one's in any case, in milliseconds: caches are cold.
+# What a new slot's typical response time may be above the old one's in any case, in milliseconds: caches are cold.
 SLACK_MS = 50.0
 # The node proxy's backends that lead to a service's slots, by what follows its name. Those that are checked have states
 # of their own; that of writes is not there where writes have no bound.
@@ -309,16 +309,38 @@ def faulty(new: Answers, old: Answers, allowed: int, few: int = FEW_ERRORS) -> s
     return f"{new.errors} of its {asked[0]} requests had errors, {old.errors} of {asked[1]} of the old slot"
 
 
-def slow(new: Answers, old: Answers, factor: float) -> str:
+def typical(spans: Sequence[Answers]) -> float:
+    """Return how long a slot typically takes to answer, in milliseconds; 0 where it has not answered.
+
+    It is the median of the spans' means, each of which counts as often as the span has answers. A report of ten seconds
+    makes a mean over all of them that of few other answers; here it is in one span, whatever that takes.
+
+    Parameters:
+        spans: what it answered in one span of time after the other.
+    """
+    means = sorted((span.mean, span.count) for span in spans if span.count)
+    half = sum(count for _, count in means) / 2
+    passed = 0
+    for mean, count in means:
+        passed += count
+        if passed >= half:
+            return mean
+    return 0.0
+
+
+def slow(new: Sequence[Answers], old: Sequence[Answers], factor: float) -> str:
     """Return what is wrong with a new slot's response times, held against the old one's; nothing where they may be.
 
     Parameters:
-        new, old: as of `faulty`.
+        new, old: what both have answered, in the same spans of time.
         factor: how many times as long the new one may take.
     """
-    if min(new.count, old.count) < FEW_ANSWERS or new.mean <= factor * old.mean + SLACK_MS:
+    if min(sum(span.count for span in spans) for spans in (new, old)) < FEW_ANSWERS:
         return ""
-    return f"it took {new.mean:.0f} ms on average, the old slot {old.mean:.0f} ms"
+    its, before = typical(new), typical(old)
+    if its <= factor * before + SLACK_MS:
+        return ""
+    return f"it typically took {its:.0f} ms to answer, the old slot {before:.0f} ms"
 
 
 class Proxy:
@@ -482,19 +504,21 @@ class Service:
         """
         its = self.module.params
         begun, answers = time.monotonic(), self.proxy.answers
-        first = warm = answers()
+        first = now = answers()
+        spans: dict[str, list[Answers]] = {slot: [], beside: []}
         wrong = ""
         while not wrong and (passed := time.monotonic() - begun) < its["watch"]:
             time.sleep(WATCH_SECONDS)
-            now = answers()
-            if passed < its["watch"] / 4:
-                warm = now
+            before, now = now, answers()
+            if passed >= its["watch"] / 4:
+                for each, found in spans.items():
+                    found.append(now[each] - before[each])
             wrong = faulty(now[slot] - first[slot], now[beside] - first[beside], its["watch_errors"])
         now = answers()
         wrong = wrong or faulty(
             now[slot] - first[slot], now[beside] - first[beside], max(HALF, its["watch_errors"]), LEAST_ERRORS
         )
-        wrong = wrong or slow(now[slot] - warm[slot], now[beside] - warm[beside], its["watch_slower"])
+        wrong = wrong or slow(spans[slot], spans[beside], its["watch_slower"])
         if not wrong and not self.proxy.servers()[slot].ready:
             wrong = "it was ready, and no longer is"
         self.watched = f"{now[slot] - first[slot]}; the old slot {now[beside] - first[beside]}"
