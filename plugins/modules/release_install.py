@@ -8,7 +8,8 @@ module: release_install
 short_description: Install a service's release on a node
 description:
   - Unpacks the archive that M(release_build) made under C(ROOT/NAME/releases/ID), makes a virtual environment there,
-    and installs the archive's wheels into it, without any network. The archive's digest speaks for every wheel in it.
+    and installs the wheels of its bundle and its own into it, without any network. The archive's digest speaks for the
+    bundle and for every wheel.
   - A release counts as installed by its marker, which is written last. One without it was cut off, and is made anew.
   - A release is not live by being installed; slots and their links belong to who deploys.
 options:
@@ -29,6 +30,12 @@ options:
   sha256:
     description: The archive's digest, as M(release_build) returned it.
     type: str
+    required: true
+  bundle:
+    description: >-
+      Path of the bundle of the dependencies' wheels on the node. Its digest is in the archive. As the archive, it is
+      not looked at when the release is installed already, and not removed.
+    type: path
     required: true
   root:
     description: Directory above all services.
@@ -59,9 +66,10 @@ author: Terrace
 EXAMPLES = r"""
 - name: Copy the release
   ansible.builtin.copy:
-    src: "{{ __built.archive }}"
-    dest: /var/cache/terrace/orders-{{ __built.id }}.tar.gz
+    src: "{{ item }}"
+    dest: /var/cache/terrace/orders-{{ item | basename }}
     mode: "0600"
+  loop: ["{{ __built.archive }}", "{{ __built.bundle }}"]
   when: __built.id not in __facts.services.orders.installed
 
 - name: Install the release
@@ -70,6 +78,7 @@ EXAMPLES = r"""
     id: "{{ __built.id }}"
     archive: /var/cache/terrace/orders-{{ __built.id }}.tar.gz
     sha256: "{{ __built.sha256 }}"
+    bundle: /var/cache/terrace/orders-{{ __built.bundle | basename }}
     check: orders.main:app
 """
 
@@ -91,6 +100,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -155,35 +165,43 @@ def last_words(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join((done.stderr or done.stdout).split())[-500:]
 
 
-def unpack(archive: pathlib.Path, release: pathlib.Path, identity: str) -> dict[str, Any]:
-    """Unpack an archive into the empty directory of a release, and return its description.
+def check_digest(what: str, path: str, sha256: str) -> pathlib.Path:
+    """Return the path of a file that has to be on this node; raises ReleaseError when it is not, or is another one."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ReleaseError(f"{what} {file} is not on this node; copy it before installing")
+    if sha256_of(file) != sha256:
+        raise ReleaseError(f"{what} {file} does not have the digest it was built with; copy it again")
+    return file
 
-    Raises ReleaseError when it is another release's.
-    """
+
+def unpack(archive: pathlib.Path, directory: pathlib.Path) -> None:
+    """Unpack an archive or a bundle into a directory."""
     with tarfile.open(archive) as tar:
         # Debian 12's Python has no such filter; the archive is the one that the controller built, by its digest.
         tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(release)  # noqa: S202  # by that filter
-    described = read_json(release / "release.json")
-    if described.get("id") != identity:
-        raise ReleaseError(
-            f"{archive} holds release {described.get('id', 'unknown')}, not {identity}; copy the right one"
-        )
-    return described
+        tar.extractall(directory)  # noqa: S202  # by that filter
 
 
-def install_wheels(wheels: list[pathlib.Path], environment: pathlib.Path) -> pathlib.Path:
+def paths_of(environment: pathlib.Path) -> dict[str, str]:
+    """Return where a virtual environment has its parts (purelib, scripts and so on)."""
+    asked = run(
+        environment / "bin" / "python", "-c", "import json, sysconfig; print(json.dumps(sysconfig.get_paths()))"
+    )
+    if asked.returncode != 0:
+        raise ReleaseError(f"the virtual environment does not run: {last_words(asked)}")
+    return json.loads(asked.stdout)
+
+
+def install_wheels(wheels: list[pathlib.Path], environment: pathlib.Path, paths: dict[str, str]) -> set[pathlib.Path]:
     """Install wheels into a virtual environment, in this process: pip takes seconds to start and to look around.
 
-    wheels: what to install, in this order. environment: its directory.
-    Returns: the environment's directory of packages.
+    wheels: what to install, in this order. environment: its directory. paths: where it has its parts.
+    Returns: the files that were written.
     Raises ReleaseError when one is no wheel, or would write outside of the environment; OSError when the disk is full.
     """
     python = environment / "bin" / "python"
-    asked = run(python, "-c", "import json, sysconfig; print(json.dumps(sysconfig.get_paths()))")
-    if asked.returncode != 0:
-        raise ReleaseError(f"the virtual environment does not run: {last_words(asked)}")
-    paths = json.loads(asked.stdout)
+    written: set[pathlib.Path] = set()
 
     class Destination(installer.destinations.SchemeDictionaryDestination):
         def write_to_fs(self, scheme: str, path: str, *content: Any, **options: Any) -> Any:
@@ -193,6 +211,7 @@ def install_wheels(wheels: list[pathlib.Path], environment: pathlib.Path) -> pat
                 raise ReleaseError(f"{path} would be outside of the virtual environment; such a wheel is not installed")
             # Packages that ship the same file are not rare (tests/__init__.py); as with pip, the last one's stays.
             target.unlink(missing_ok=True)
+            written.add(target)
             return super().write_to_fs(scheme, path, *content, **options)
 
     for wheel in wheels:
@@ -205,7 +224,7 @@ def install_wheels(wheels: list[pathlib.Path], environment: pathlib.Path) -> pat
             raise
         except Exception as error:  # the library has a class of errors for each of its parts, and lets others through
             raise ReleaseError(f"{wheel.name} cannot be installed: {error}") from error
-    return pathlib.Path(paths["purelib"])
+    return written
 
 
 def newest_releases(root: pathlib.Path) -> list[pathlib.Path]:
@@ -214,16 +233,17 @@ def newest_releases(root: pathlib.Path) -> list[pathlib.Path]:
     return [home / "releases" / installed[-1] for home, installed in found.items() if installed]
 
 
-def share(packages: pathlib.Path, others: list[pathlib.Path]) -> None:
+def share(packages: pathlib.Path, files: Iterable[pathlib.Path], others: list[pathlib.Path]) -> None:
     """Make files that are in other directories of packages, too, links to those, and take their byte code along.
 
     Most of a release's packages are those of the release before: so they take no room, and are not compiled again.
     Nobody writes to them: they are root's, and a release is never changed, only removed.
 
-    packages: a directory of packages (.../python3.13/site-packages), not compiled yet. others: such of whole releases.
+    packages: a directory of packages (.../python3.13/site-packages). files: what is new in it, not compiled yet; what
+    lies elsewhere is left alone. others: such directories of whole releases.
     """
     tag = packages.parent.name.replace("python", "cpython-").replace(".", "")
-    mine = [path for path in packages.rglob("*") if path.is_file() and not path.is_symlink()]
+    mine = [path for path in files if path.is_relative_to(packages)]
     temporary = packages / ".linked"
     for other in filter(pathlib.Path.is_dir, others):
         rest = []
@@ -246,11 +266,12 @@ def share(packages: pathlib.Path, others: list[pathlib.Path]) -> None:
 
 
 def create_environment(
-    release: pathlib.Path, described: dict[str, Any], python: str, others: list[pathlib.Path]
+    release: pathlib.Path, described: dict[str, Any], bundle: pathlib.Path, python: str, others: list[pathlib.Path]
 ) -> pathlib.Path:
-    """Make the release's virtual environment from its wheels, and return the environment's Python.
+    """Make the release's virtual environment, and return the environment's Python.
 
-    release: its directory. described: its description. python: the node's. others: releases to share files with.
+    release: its directory. described: its description. bundle: its dependencies' wheels. python: the node's.
+    others: releases to share files with.
     Raises ReleaseError when the node's Python is not the one that the release was built for, or a wheel cannot be
     installed.
     """
@@ -269,8 +290,15 @@ def create_environment(
     made = run(python, "-m", "venv", "--without-pip", environment)
     if made.returncode != 0:
         raise ReleaseError(f"the virtual environment cannot be made: {last_words(made)}")
-    packages = install_wheels(sorted((release / "wheels").glob("*.whl")), environment)
-    share(packages, [other / packages.relative_to(release) for other in others])
+    paths = paths_of(environment)
+    packages = pathlib.Path(paths["purelib"])
+    # A project that runs from its source has no wheel of its own.
+    (release / "wheels").mkdir(exist_ok=True)
+    wheels = sorted((release / "wheels").glob("*.whl"))
+    unpack(bundle, release / "wheels/bundle")
+    wheels = [*sorted((release / "wheels/bundle").glob("*.whl")), *wheels]
+    written = install_wheels(wheels, environment, paths)
+    share(packages, written, [other / packages.relative_to(release) for other in others])
     if described.get("import_source"):
         (packages / "terrace-source.pth").write_text(f"{release / 'src'}\n", encoding="utf-8")
     shutil.rmtree(release / "wheels")
@@ -310,19 +338,21 @@ def install(parameters: dict[str, Any], release: pathlib.Path, group: str) -> No
     parameters: the module's. release: its directory. group: who may read it.
     Raises ReleaseError with one line that names what to mend.
     """
-    archive = pathlib.Path(parameters["archive"])
-    if not archive.is_file():
-        raise ReleaseError(f"archive {archive} is not on this node; copy it before installing")
-    if sha256_of(archive) != parameters["sha256"]:
-        raise ReleaseError(f"archive {archive} does not have the digest it was built with; copy it again")
+    archive = check_digest("archive", parameters["archive"], parameters["sha256"])
     if release.exists():
         shutil.rmtree(release)
     release.mkdir(mode=0o700)
     try:
-        described = unpack(archive, release, parameters["id"])
-        python = create_environment(
-            release, described, parameters["python"], newest_releases(pathlib.Path(parameters["root"]))
-        )
+        unpack(archive, release)
+        described = read_json(release / "release.json")
+        if described.get("id") != parameters["id"]:
+            raise ReleaseError(
+                f"archive {archive} holds release {described.get('id', 'unknown')}, not {parameters['id']}; "
+                "copy the right one"
+            )
+        bundle = check_digest("bundle", parameters["bundle"], described.get("bundle_sha256", ""))
+        others = newest_releases(pathlib.Path(parameters["root"]))
+        python = create_environment(release, described, bundle, parameters["python"], others)
         shutil.chown(release, group=group)
         release.chmod(0o750)
         if parameters["check"]:
@@ -352,6 +382,7 @@ def main() -> None:
             "id": {"type": "str", "required": True},
             "archive": {"type": "path", "required": True},
             "sha256": {"type": "str", "required": True},
+            "bundle": {"type": "path", "required": True},
             "root": {"type": "path", "default": ROOT},
             "group": {"type": "str"},
             "check": {"type": "str", "default": ""},

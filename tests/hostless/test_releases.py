@@ -205,14 +205,47 @@ def test_same_input_gives_same_bytes(index, project, build, tmp_path):
         "src/backend.py",
         "src/pyproject.toml",
         "src/shop/__init__.py",
-        "wheels/gunicorn-1.0-py3-none-any.whl",
         "wheels/shop-1.0-py3-none-any.whl",
-        "wheels/terracehelper-2.0-py3-none-any.whl",
     ]
-    assert str(index) not in gunzip(first["archive"])
+    assert str(index) not in text_of(first["archive"])
+    assert names_in(first["bundle"]) == ["gunicorn-1.0-py3-none-any.whl", "terracehelper-2.0-py3-none-any.whl"]
+    assert pathlib.Path(first["bundle"]).read_bytes() == pathlib.Path(second["bundle"]).read_bytes()
 
 
-def gunzip(archive: str) -> str:
+def test_a_release_names_its_bundle_by_its_digest(index, project, build):
+    built = build(project)
+    digest = hashlib.sha256(pathlib.Path(built["bundle"]).read_bytes()).hexdigest()
+    assert built["bundle_sha256"] == digest
+    assert pathlib.Path(built["bundle"]) == pathlib.Path(built["archive"]).with_name(f"wheels-{digest[:24]}.tar")
+    assert f'"bundle_sha256": "{digest}"' in text_of(built["archive"])
+    with tarfile.open(built["bundle"], "r:"):  # not compressed, since wheels are
+        pass
+
+
+def test_releases_with_the_same_dependencies_have_one_bundle(index, project, build):
+    first = build(project, version="v1")
+    before = pathlib.Path(first["bundle"]).stat()
+    (project / "shop/new.py").write_text("")
+    second = build(project, version="v2")
+    assert (second["id"] != first["id"], second["bundle"]) == (True, first["bundle"])
+    after = pathlib.Path(first["bundle"]).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), "it was written again"
+    add_wheel(index, "terracehelper", "3.0")
+    assert build(project, version="v2", relock=True)["bundle"] != first["bundle"]
+
+
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, lambda bundle: bundle.write_bytes(b"half")])
+def test_a_bundle_that_is_missing_or_damaged_is_made_anew(index, project, build, damage):
+    built = build(project)
+    bundle = pathlib.Path(built["bundle"])
+    whole = bundle.read_bytes()
+    damage(bundle)
+    assert build(project, check_mode=True)["changed"]
+    assert build(project) == built
+    assert bundle.read_bytes() == whole
+
+
+def text_of(archive: str) -> str:
     """Return all text files of an archive, one after the other."""
     with tarfile.open(archive) as tar:
         return "".join(tar.extractfile(e).read().decode() for e in tar if e.isreg() and not e.name.endswith(".whl"))
@@ -276,7 +309,7 @@ def test_a_file_that_the_lock_does_not_know_is_refused(index, project, build):
 def test_a_pure_source_archive_is_built_and_a_native_one_is_named(index, tmp_path, build):
     add_source_archive(index, "terracepure")
     built = build(write(tmp_path / "a", project_files("shop", "1.0", "terracepure")))
-    assert "wheels/terracepure-1.0-py3-none-any.whl" in names_in(built["archive"])
+    assert "terracepure-1.0-py3-none-any.whl" in names_in(built["bundle"])
     add_source_archive(
         index, "terracenative", tag=f"cp{PYTHON.replace('.', '')}-cp{PYTHON.replace('.', '')}-linux_x86_64"
     )
@@ -371,7 +404,7 @@ def test_a_git_source_is_one_commit(index, project, build, tmp_path):
 def test_a_source_without_a_package_runs_from_its_files(index, tmp_path, build):
     built = build(write(tmp_path / "plain", {"app.py": "app = 1\n", "requirements.txt": "terracehelper<2\n"}))
     assert built["packages"]["terracehelper"] == "1.0"
-    assert '"import_source": true' in gunzip(built["archive"])
+    assert '"import_source": true' in text_of(built["archive"])
 
 
 @pytest.mark.parametrize(
@@ -430,7 +463,7 @@ def install(module: Callable[..., dict[str, Any]], tmp_path: pathlib.Path) -> Ca
     """Return a function that installs a built release below a directory of the test's own."""
 
     def run(built: dict[str, Any], **changed: Any) -> dict[str, Any]:
-        arguments = {key: built[key] for key in ("id", "archive", "sha256")} | {
+        arguments = {key: built[key] for key in ("id", "archive", "sha256", "bundle")} | {
             "name": "shop",
             "root": str(tmp_path / "srv"),
             "group": "root",
@@ -449,7 +482,7 @@ def test_a_release_is_installed_once_and_told(index, project, build, install, mo
     assert not release.exists()
     shutil.rmtree(index)
     assert install(built)["changed"]
-    assert not install(built, archive="/gone")["changed"]
+    assert not install(built, archive="/gone", bundle="/gone")["changed"]
     assert release.stat().st_mode & 0o7777 == 0o750
     assert not (release / "wheels").exists()
     assert not (release / "venv/bin/pip").exists()
@@ -479,7 +512,8 @@ def test_a_release_is_installed_once_and_told(index, project, build, install, mo
         "serial": 0,
         "under_way": {},
     }
-    assert facts["shop"]["releases"][built["id"]]["version"] == "v1"
+    told = facts["shop"]["releases"][built["id"]]
+    assert (told["version"], told["sha256"], told["bundle_sha256"]) == ("v1", built["sha256"], built["bundle_sha256"])
     assert (facts["never"]["installed"], facts["never"]["live"]) == ([], "")
 
 
@@ -530,8 +564,10 @@ def test_a_full_disk_leaves_no_release(index, project, build, install, tmp_path,
 def test_what_cannot_be_installed_leaves_nothing(index, project, build, install, tmp_path):
     built = build(project)
     wrong = {
-        "does not have the digest": {"sha256": "0" * 64},
-        "is not on this node": {"archive": "/gone"},
+        "archive /": {"sha256": "0" * 64},
+        "archive /gone is not on this node; copy it before installing": {"archive": "/gone"},
+        "bundle /gone is not on this node; copy it before installing": {"bundle": "/gone"},
+        f"bundle {project}/backend.py does not have the digest": {"bundle": f"{project}/backend.py"},
         "shop:absent cannot be imported: AttributeError": {"check": "shop:absent"},
         "not 0123456789ab": {"id": "0123456789ab"},
     }
@@ -557,8 +593,11 @@ def test_a_package_of_the_public_index(build):
     built = build({"pypi": "sdnotify"}, version="0.3.2", python_version="3.13")
     assert built["version"] == "0.3.2"
     assert {"gunicorn", "sdnotify"} <= set(built["packages"])
-    assert "wheels/sdnotify-0.3.2-py3-none-any.whl" in names_in(built["archive"])
-    assert "://" not in gunzip(built["archive"])
+    assert [name for name in names_in(built["archive"]) if "wheels/" in name] == [
+        "wheels/sdnotify-0.3.2-py3-none-any.whl"
+    ]
+    assert {name.split("-")[0] for name in names_in(built["bundle"])} == set(built["packages"]) - {"sdnotify"}
+    assert "://" not in text_of(built["archive"])
     other = build({"pypi": "uvloop"}, version="", python_version="3.13", platform="aarch64-unknown-linux-gnu")
     assert [name for name in names_in(other["archive"]) if "uvloop" in name and "aarch64" in name]
     assert other["version"] == other["packages"]["uvloop"]
@@ -569,6 +608,10 @@ def environment(tmp_path: pathlib.Path) -> pathlib.Path:
     """Return a virtual environment with nothing in it."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     return tmp_path / "venv"
+
+
+def install_wheels(*wheels: pathlib.Path, environment: pathlib.Path) -> None:
+    release_install.install_wheels(list(wheels), environment, release_install.paths_of(environment))
 
 
 def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
@@ -585,7 +628,7 @@ def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
             "whole-1.0.data/purelib/more.py": "",
         },
     )
-    release_install.install_wheels([wheel], environment)
+    install_wheels(wheel, environment=environment)
     for script, said in {"whole": "by the entry point", "whole-script": str(environment)}.items():
         ran = subprocess.run([environment / "bin" / script], capture_output=True, text=True, check=True)
         assert ran.stdout == f"{said}\n"
@@ -600,7 +643,7 @@ def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
 
 def test_of_two_packages_with_the_same_file_the_last_one_s_stays(environment, tmp_path):
     wheels = [write_wheel(tmp_path, name, "1.0", {"tests/__init__.py": f"OF = '{name}'\n"}) for name in ("one", "two")]
-    release_install.install_wheels(wheels, environment)
+    install_wheels(*wheels, environment=environment)
     assert next(environment.rglob("tests/__init__.py")).read_text() == "OF = 'two'\n"
 
 
@@ -659,9 +702,9 @@ def test_a_file_that_cannot_be_linked_is_kept_as_a_copy(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "link", refuse)
-        release_install.share(mine, [theirs])
+        release_install.share(mine, [mine / "one.py"], [theirs])
     assert not (mine / "one.py").samefile(theirs / "one.py")
-    release_install.share(mine, [theirs])
+    release_install.share(mine, [mine / "one.py"], [theirs])
     assert (mine / "one.py").samefile(theirs / "one.py")
 
 
@@ -677,7 +720,7 @@ def test_byte_code_that_cannot_be_linked_is_compiled_as_any(tmp_path, monkeypatc
         link(source, *arguments, **options)
 
     monkeypatch.setattr(os, "link", refuse)
-    release_install.share(mine, [theirs])
+    release_install.share(mine, [mine / "one.py"], [theirs])
     assert (mine / "one.py").samefile(theirs / "one.py")
     assert not (mine / code).exists()
     assert not (mine / ".linked").exists()
@@ -687,16 +730,17 @@ def test_byte_code_that_cannot_be_linked_is_compiled_as_any(tmp_path, monkeypatc
 def test_no_wheel_writes_outside_of_its_environment(environment, tmp_path, path):
     wheel = write_wheel(tmp_path, "evil", "1.0", {path: "would be run by root, in the wrong place"})
     with pytest.raises(release_install.ReleaseError, match=r"evil.* would be outside of the virtual environment"):
-        release_install.install_wheels([wheel], environment)
+        install_wheels(wheel, environment=environment)
     assert not list(tmp_path.rglob("outside.py"))
 
 
 def test_what_is_no_wheel_is_refused_by_name(environment, tmp_path):
     (tmp_path / "broken-1.0-py3-none-any.whl").write_bytes(b"not a zip")
     with pytest.raises(release_install.ReleaseError, match=r"broken-1\.0-py3-none-any\.whl cannot be installed"):
-        release_install.install_wheels([tmp_path / "broken-1.0-py3-none-any.whl"], environment)
+        install_wheels(tmp_path / "broken-1.0-py3-none-any.whl", environment=environment)
 
 
 def test_without_the_library_the_package_to_install_is_named(install, monkeypatch):
     monkeypatch.setattr(release_install, "installer", None)
-    assert "python3-installer" in install({"id": "0" * 12, "archive": "/gone", "sha256": ""})["msg"]
+    built = {"id": "0" * 12, "archive": "/gone", "sha256": "", "bundle": "/gone"}
+    assert "python3-installer" in install(built)["msg"]
