@@ -10,6 +10,8 @@ description:
   - Unpacks the archive that M(release_build) made under C(ROOT/NAME/releases/ID), makes a virtual environment there,
     and installs the wheels of its bundle and its own into it, without any network. The archive's digest speaks for the
     bundle and for every wheel.
+  - Where an installed release of the service has the same bundle, its dependencies are taken from there by hard links,
+    with their byte code, instead of from the wheels.
   - A release counts as installed by its marker, which is written last. One without it was cut off, and is made anew.
   - A release is not live by being installed; slots and their links belong to who deploys.
 options:
@@ -89,8 +91,11 @@ directory:
   returned: always
 """
 
+import base64
+import csv
 import datetime
 import filecmp
+import hashlib
 import json
 import os
 import pathlib
@@ -98,9 +103,10 @@ import platform
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -110,6 +116,7 @@ from ansible.module_utils.releases import (
     ROOT,
     ReleaseError,
     locked,
+    normal,
     read_json,
     releases_of,
     sha256_of,
@@ -233,6 +240,125 @@ def newest_releases(root: pathlib.Path) -> list[pathlib.Path]:
     return [home / "releases" / installed[-1] for home, installed in found.items() if installed]
 
 
+def twins(release: pathlib.Path, described: dict[str, Any]) -> Iterator[pathlib.Path]:
+    """Return the installed releases of a service that have the same dependencies as a new one, newest first."""
+    releases = release.parent
+    for other in reversed(releases_of(releases.parent.name, str(releases.parent.parent))["installed"]):
+        its = read_json(releases / other / "release.json")
+        if all(its.get(key) == described[key] for key in ("bundle_sha256", "python")):
+            yield releases / other
+
+
+def files_of(names: set[str], environment: pathlib.Path, packages: pathlib.Path) -> list[str]:
+    """Return the files of packages in a virtual environment, as the packages' own records have them.
+
+    names: the packages. environment: its directory. packages: the one for packages in it.
+    Raises ValueError, csv.Error or OSError for anything that is odd: a record that is missing or damaged; a file that
+    is missing, has another size, lies elsewhere, or may be that of a package which is not asked for.
+    """
+    claims: dict[str, set[tuple[str, str]]] = {}
+    whole = set()
+    for record in packages.glob("*.dist-info/RECORD"):
+        name = normal(record.parent.name.removesuffix(".dist-info").rpartition("-")[0])
+        with record.open(encoding="utf-8", newline="") as lines:
+            for path, _, size in csv.reader(lines):
+                claims.setdefault(os.path.normpath(packages / path), set()).add((name, size))
+        # It lists itself.
+        if (name, "") in claims.get(str(record), ()):
+            whole.add(name)
+    if not names <= whole:
+        raise ValueError(f"{environment} has no whole record of {', '.join(names - whole)}")
+    files = []
+    for file, its in claims.items():
+        owners, sizes = {name for name, _ in its}, {size for _, size in its}
+        if owners & names:
+            found = os.lstat(file)
+            if (
+                not owners <= names
+                or not file.startswith(f"{environment}/")
+                or not stat.S_ISREG(found.st_mode)
+                or not {"", str(found.st_size)} & sizes
+                # Of a script that two packages have, one's record has a digest of which nobody has the content.
+                or (len(owners) > 1 and os.path.dirname(file) == f"{environment}/bin")
+            ):
+                raise ValueError(f"{file} is not as its record says")
+            files.append(file)
+    return files
+
+
+def moved(files: list[str], theirs: pathlib.Path, mine: pathlib.Path) -> dict[str, bytes]:
+    """Return those files of an environment whose content is another in another one, with that content.
+
+    They are the scripts that its Python runs, which their first line names, or where the path is long, their second;
+    and the records that have those scripts' digests.
+    """
+
+    def digest(content: bytes) -> bytes:
+        return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
+
+    anew, digests = {}, {}
+    for file in files:
+        if os.path.dirname(file) == f"{theirs}/bin":
+            content = pathlib.Path(file).read_bytes()
+            head = b"\n".join(content.split(b"\n", 2)[:2]) if content.startswith(b"#!") else b""
+            new = head.replace(os.fsencode(theirs), os.fsencode(mine)) + content[len(head) :]
+            if new != content:
+                anew[file], digests[digest(content)] = new, digest(new)
+    for file in files:
+        if file.endswith(".dist-info/RECORD"):
+            content = new = pathlib.Path(file).read_bytes()
+            for old, other in digests.items():
+                new = new.replace(old, other)
+            if new != content:
+                anew[file] = new
+    return anew
+
+
+def link(source: str, target: str) -> None:
+    """Link a file, or copy it with its time where that cannot be: on another file system, or linked too often."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def tag_of(packages: pathlib.Path) -> str:
+    """Return what the names of byte code have that is made for a directory of packages (.../python3.13/...)."""
+    return packages.parent.name.replace("python", "cpython-").replace(".", "")
+
+
+def link_packages(names: set[str], theirs: pathlib.Path, mine: pathlib.Path, packages: pathlib.Path) -> bool:
+    """Give a new virtual environment packages of another one: links to their files and to their byte code.
+
+    names: the packages. theirs, mine: the environments' directories. packages: the one for packages in the new one.
+    Returns: whether it was done. Nothing is written where anything about the other environment is odd.
+    Raises OSError when the disk is full.
+    """
+    try:
+        files = files_of(names, theirs, theirs / packages.relative_to(mine))
+        anew = moved(files, theirs, mine)
+    except (OSError, ValueError, csv.Error):
+        return False
+    tag = tag_of(packages)
+    for file in [file for file in files if file.endswith(".py")]:
+        folder, name = os.path.split(file)
+        if os.path.isfile(code := f"{folder}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc"):
+            files.append(code)
+    places = {file: f"{mine}{file.removeprefix(str(theirs))}" for file in files}
+    # A path of another length makes scripts of another size; and what is there already is the environment's own.
+    if len(str(theirs)) != len(str(mine)) or any(map(os.path.lexists, places.values())):
+        return False
+    for folder in {os.path.dirname(place) for place in places.values()}:
+        os.makedirs(folder, exist_ok=True)
+    for file, place in places.items():
+        if file in anew:
+            pathlib.Path(place).write_bytes(anew[file])
+            shutil.copymode(file, place)
+        else:
+            link(file, place)
+    return True
+
+
 def share(packages: pathlib.Path, files: Iterable[pathlib.Path], others: list[pathlib.Path]) -> None:
     """Make files that are in other directories of packages, too, links to those, and take their byte code along.
 
@@ -242,7 +368,7 @@ def share(packages: pathlib.Path, files: Iterable[pathlib.Path], others: list[pa
     packages: a directory of packages (.../python3.13/site-packages). files: what is new in it, not compiled yet; what
     lies elsewhere is left alone. others: such directories of whole releases.
     """
-    tag = packages.parent.name.replace("python", "cpython-").replace(".", "")
+    tag = tag_of(packages)
     mine = [path for path in files if path.is_relative_to(packages)]
     temporary = packages / ".linked"
     for other in filter(pathlib.Path.is_dir, others):
@@ -295,17 +421,22 @@ def create_environment(
     # A project that runs from its source has no wheel of its own.
     (release / "wheels").mkdir(exist_ok=True)
     wheels = sorted((release / "wheels").glob("*.whl"))
-    unpack(bundle, release / "wheels/bundle")
-    wheels = [*sorted((release / "wheels/bundle").glob("*.whl")), *wheels]
+    names = set(described["dependencies"])
+    linked = any(link_packages(names, twin / "venv", environment, packages) for twin in twins(release, described))
+    if not linked:
+        unpack(bundle, release / "wheels/bundle")
+        wheels = [*sorted((release / "wheels/bundle").glob("*.whl")), *wheels]
     written = install_wheels(wheels, environment, paths)
     share(packages, written, [other / packages.relative_to(release) for other in others])
     if described.get("import_source"):
         (packages / "terrace-source.pth").write_text(f"{release / 'src'}\n", encoding="utf-8")
     shutil.rmtree(release / "wheels")
+    # What was linked is compiled; for what few files are left, more processes would take longer to start than to work.
+    code = [path.relative_to(packages) for path in written if path.suffix == ".py" and path.is_relative_to(packages)]
+    new = sorted({packages / path.parts[0] for path in code}) if linked else [environment / "lib"]
+    jobs = "1" if linked else "0"
     # Packages ship files for other Pythons among theirs: not every one of them compiles, nor has to.
-    compiled = run(
-        environment / "bin" / "python", "-m", "compileall", "-q", "-j", "0", environment / "lib", release / "src"
-    )
+    compiled = run(environment / "bin" / "python", "-m", "compileall", "-q", "-j", jobs, *new, release / "src")
     if unwritten := re.search(r"OSError: (.*)", compiled.stdout + compiled.stderr):
         raise ReleaseError(f"its byte code cannot be written: {unwritten[1]}")
     return environment / "bin" / "python"
