@@ -94,12 +94,13 @@ def side_by_side() -> Iterator[dict[tuple[str, str], str]]:
     try:
         for key, text in texts.items():
             service, server = key
-            release, archive = built[key]["id"], f"/var/cache/terrace/bench-{service}-{server}.tar.gz"
+            release, files = built[key]["id"], _files(key)
             results.say(f"installing {service} with {server}")
             if not there[key]:
-                _module("copy", src=built[key]["archive"], dest=archive, mode="0640")
+                for kind, file in files.items():
+                    _module("copy", src=built[key][kind], dest=file, mode="0640")
                 _module(
-                    "release_install", name=service, id=release, archive=archive, sha256=built[key]["sha256"],
+                    "release_install", name=service, id=release, sha256=built[key]["sha256"], **files,
                     check=lab.SERVICES[service]["app"],
                 )  # fmt: skip
             host.run(f"ln -sfn releases/{release} {_home(key)}/{server}")
@@ -117,7 +118,7 @@ def side_by_side() -> Iterator[dict[tuple[str, str], str]]:
             service, server = key
             host.run(
                 f"rm -f /run/systemd/system/bench-{service}-{server}@.service {_home(key)}/{server}"
-                f" /run/terrace/{service}/{server}.sock /var/cache/terrace/bench-{service}-{server}.tar.gz"
+                f" /run/terrace/{service}/{server}.sock {' '.join(_files(key).values())}"
             )
             if not there[key]:
                 host.run(f"rm -rf {_home(key)}/releases/{built[key]['id']}")
@@ -126,6 +127,12 @@ def side_by_side() -> Iterator[dict[tuple[str, str], str]]:
 
 def _home(key: tuple[str, str]) -> str:
     return f"/srv/terrace/{key[0]}"
+
+
+def _files(key: tuple[str, str]) -> dict[str, str]:
+    """Return where a release's files are put on NODE, by the module's names for them."""
+    path = f"/var/cache/terrace/bench-{'-'.join(key)}"
+    return {"archive": f"{path}.tar.gz", "bundle": f"{path}.tar"}
 
 
 def _module(module: str, /, **arguments: str) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ansible.errors import AnsibleFilterError
 
+# The digests of a release's files: its archive, and the bundle of its dependencies.
+DIGESTS = ("sha256", "bundle_sha256")
+
 
 def releases_of(nodes: Mapping[str, list[str]], host: str) -> list[str]:
     """Return the services that run on a host, given by service the names of the nodes that run it."""
@@ -109,7 +112,8 @@ def releases_rollback(
         chosen = _asked(name, answers, asked) if asked else _before(name, answers)
         node = next(node for node, answer in answers.items() if chosen in answer["releases"])
         release = answers[node]["releases"][chosen]
-        plan[name] = {"id": chosen, "sha256": release["sha256"], "new": False, "node": node, "settled": True}
+        plan[name] = {"id": chosen, "new": False, "node": node, "settled": True}
+        plan[name] |= {key: release.get(key, "") for key in DIGESTS}
         plan[name] |= {"serial": max(answer.get("serial", 0) for answer in answers.values()) + 1}
         plan[name] |= {key: release.get(key) or service[key] for key in ("server", "interface")}
     return plan
@@ -199,10 +203,11 @@ def releases_plan(
         built: the results of `release_build`, looped over what `releases_unborn` returned.
         deployed: the names of services that are deployed.
     Returns:
-        By service: `id`; `sha256`, its archive's digest; `new`, whether it was built for this run; `node`, one that has
-        it (empty where it is new); `server` and `interface`, what it was built for (as declared, where it is new);
-        `settled`, whether the fleet agreed on it, so that a node which runs another one gets it; `serial`, the number
-        of that agreement. Where nodes disagree, and have not agreed on one, the release that most of them run counts.
+        By service: `id`; `sha256`, its archive's digest, and `bundle_sha256`, that of its dependencies' bundle; `new`,
+        whether it was built for this run; `node`, one that has it (empty where it is new); `server` and `interface`,
+        what it was built for (as declared, where it is new); `settled`, whether the fleet agreed on it, so that a node
+        which runs another one gets it; `serial`, the number of that agreement. Where nodes disagree, and have not
+        agreed on one, the release that most of them run counts.
     """
     new = {result["item"]["name"]: result for result in built if "id" in result}
     plan = {}
@@ -224,7 +229,7 @@ def releases_plan(
             # What is deployed is agreed on at the end, and by all.
             settled = not live
             agreed["serial"] += 1
-        plan[name] = {key: release.get(key, "") for key in ("id", "sha256", "new", "node")}
+        plan[name] = {key: release.get(key, "") for key in ("id", *DIGESTS, "new", "node")}
         plan[name] |= {"settled": settled, "serial": agreed["serial"] if settled or name in (deployed or []) else 0}
         plan[name] |= {key: release.get(key) or service[key] for key in ("server", "interface")}
     return plan
@@ -233,7 +238,7 @@ def releases_plan(
 def releases_missing(
     plan: Mapping[str, Mapping], names: list[str], facts: list[Mapping], host: str
 ) -> list[dict[str, str]]:
-    """Return the releases that a node has to install: name, id, digest of the archive, and the node that has it.
+    """Return the releases that a node has to install: name, id, digests of the files, and the node that has them.
 
     Parameters:
         plan: what `releases_plan` returned.
@@ -243,12 +248,38 @@ def releases_missing(
     """
     mine = _answers(facts).get(host, {})
     return [
-        {"name": name} | {key: plan[name][key] for key in ("id", "sha256", "node")}
+        {"name": name} | {key: plan[name][key] for key in ("id", *DIGESTS, "node")}
         for name in names
         # In check mode a release that has yet to be resolved has no id.
         if plan[name]["id"]
         and (plan[name]["new"] or _lacks(plan[name], mine.get(name, {})))
         and plan[name]["id"] not in mine.get(name, {}).get("installed", [])
+    ]
+
+
+def releases_files(missing: list[Mapping], controller: str, cache: str) -> list[dict[str, str]]:
+    """Return the files that releases are installed from: of each its archive, and the bundle of its dependencies.
+
+    Parameters:
+        missing: what `releases_missing` returned.
+        controller: the directory on the controller that keeps what was built.
+        cache: the directory of archives on a node.
+    Returns:
+        Of each file `here` and `there`, its paths on the controller and on a node; `sha256`, its digest; and `node`,
+        one that has it (empty where it was built here).
+    """
+    return [
+        {
+            "here": f"{controller}/{release['name']}/{file}",
+            "there": f"{cache}/{release['name']}-{file}",
+            "sha256": sha256,
+            "node": release["node"],
+        }
+        for release in missing
+        for file, sha256 in (
+            (f"{release['id']}.tar.gz", release["sha256"]),
+            (f"wheels-{release['bundle_sha256'][:24]}.tar", release["bundle_sha256"]),
+        )
     ]
 
 
@@ -334,6 +365,7 @@ class FilterModule:
             releases_unborn,
             releases_plan,
             releases_missing,
+            releases_files,
             releases_other,
             releases_first_on,
         )

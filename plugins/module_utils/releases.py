@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,8 @@ UNDER_WAY = ".deploy.json"
 HISTORY = ".deploys.jsonl"
 GATE = "terrace-release-gate.service"
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,23}$"
+# What is told of an installed release, of what its release.json says.
+DESCRIBED = ("version", "commit", "source", "server", "interface", "bundle_sha256")
 
 
 # How notes on a node write a time: in UTC, to the second.
@@ -49,6 +52,16 @@ def sha256_of(path: pathlib.Path) -> str:
 def digest_of(value: Any) -> str:
     """Return the SHA-256, in hexadecimal, of any value that JSON can hold; the order of keys does not count."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def normal(name: str) -> str:
+    """Return a package's name in the one form in which two spellings compare equal."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def bundle_name(sha256: str) -> str:
+    """Return the name of the file that holds the wheels of a release's dependencies, by its digest (64 digits)."""
+    return f"wheels-{sha256[:24]}.tar"
 
 
 def write_atomically(path: pathlib.Path, text: str, mode: int = 0o600, group: int = -1) -> None:
@@ -98,10 +111,10 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
 
     name: the service. root: the directory above all services.
     Returns: installed (ids, oldest first), releases (id to version, commit, source, server, interface, sha256 of the
-    archive and installed_at), slots (blue and green to an id, or an empty string), live_slot (blue, green or empty),
-    live (the id in that slot, or empty), agreed and serial (the id that the fleet agreed on last, and the number of
-    that agreement; empty and 0 where there was none), and under_way (the deploy that has begun and was not ended; empty
-    without one).
+    archive, bundle_sha256 of its dependencies' wheels, and installed_at), slots (blue and green to an id, or an empty
+    string), live_slot (blue, green or empty), live (the id in that slot, or empty), agreed and serial (the id that the
+    fleet agreed on last, and the number of that agreement; empty and 0 where there was none), and under_way (the deploy
+    that has begun and was not ended; empty without one).
     """
     home = pathlib.Path(root) / name
     releases = {}
@@ -110,7 +123,7 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
         if marker.get("id") == directory.name:
             described = read_json(directory / "release.json")
             releases[directory.name] = {
-                **{key: described.get(key, "") for key in ("version", "commit", "source", "server", "interface")},
+                **{key: described.get(key, "") for key in DESCRIBED},
                 "sha256": marker.get("sha256", ""),
                 "installed_at": marker.get("installed_at", ""),
             }

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Build a service's release on the controller: its source, its wheels and their hashes in one archive."""
+"""Build a service's release on the controller: its source and its own wheel in one archive, other wheels in another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ module: release_build
 short_description: Build a service's release on the controller
 description:
   - Resolves and locks a service's dependencies with hashes for the nodes' Python and platform, collects their wheels
-    and packs them with the service's own source and wheel into one archive that a node installs without network.
+    and packs them into a bundle, and the service's own source and wheel into an archive that names that bundle by its
+    digest. A node installs the two without network. Releases with the same dependencies have one bundle.
   - The project's own lock wins. It is the first found of C(pylock.toml), C(uv.lock), C(requirements.lock) and a
     C(requirements.txt) with hashes. The application server is resolved under its pins.
   - The release's id is the digest of source, lock, Python and platform. A release that is in the cache already is
@@ -103,6 +104,14 @@ archive:
   description: Path of the archive on the controller.
   type: str
   returned: always
+bundle:
+  description: Path of the bundle on the controller; empty in check mode when it would have to be made first.
+  type: str
+  returned: always
+bundle_sha256:
+  description: Digest of the bundle.
+  type: str
+  returned: always
 sha256:
   description: Digest of the archive.
   type: str
@@ -130,9 +139,11 @@ packages:
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
 import gzip
+import hashlib
 import json
 import os
 import pathlib
@@ -142,8 +153,9 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Callable
-from typing import Any
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release_sources import (
@@ -161,15 +173,17 @@ from ansible.module_utils.release_sources import (
 from ansible.module_utils.releases import (
     NAME_PATTERN,
     ReleaseError,
+    bundle_name,
     digest_of,
     locked,
+    normal,
     read_json,
     sha256_of,
     write_atomically,
 )
 
 # Part of every digest: raise it when archives of the same input would come out differently.
-FORMAT = 1
+FORMAT = 2
 SERVERS = {
     ("gunicorn", "wsgi"): ["gunicorn"],
     ("gunicorn", "asgi"): ["gunicorn", "uvicorn-worker", "uvicorn", "uvloop", "httptools", "websockets"],
@@ -198,11 +212,6 @@ class Locked:
     def is_wheel(self) -> bool:
         """Whether nothing has to be built."""
         return self.file.endswith(".whl")
-
-
-def normal(name: str) -> str:
-    """Return a package's name in the one form in which two spellings compare equal."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def parse_pins(text: str, where: str) -> tuple[list[str], dict[str, set[str]]]:
@@ -297,16 +306,21 @@ class Builder:
             return None
         identity = self.release_id(lock)
         described = read_json(self.home / f"{identity}.json")
-        archive = self.home / f"{identity}.tar.gz"
-        if not described or not archive.exists() or sha256_of(archive) != described.get("sha256"):
-            return None
-        return self.result(lock, described["sha256"], changed=False)
+        files = {"sha256": f"{identity}.tar.gz", "bundle_sha256": bundle_name(described.get("bundle_sha256", ""))}
+        for key, name in files.items():
+            if not (self.home / name).exists() or sha256_of(self.home / name) != described.get(key):
+                return None
+        return self.result(lock, described, changed=False)
 
     def version(self, lock: dict[str, Any]) -> str:
         """Return the version as asked for, or as resolved for a package whose newest was asked for."""
         if self.source.kind == "pypi" and not self.source.version:
-            return self.packages(lock)[normal(self.source.requirement.split("[")[0])]
+            return self.packages(lock)[self.own()]
         return self.source.version
+
+    def own(self) -> str:
+        """Return the name of the locked package that is the service itself; empty unless an index is its source."""
+        return normal(self.source.origin.split("[")[0]) if self.source.kind == "pypi" else ""
 
     def release_id(self, lock: dict[str, Any]) -> str:
         """Return the id: the digest of source, lock, Python and platform."""
@@ -318,15 +332,18 @@ class Builder:
         """Return the locked packages, name to version."""
         return {item[0]: item[1] for item in lock["packages"]}
 
-    def result(self, lock: dict[str, Any], sha256: str, changed: bool) -> dict[str, Any]:
-        """Return what the module answers."""
+    def result(self, lock: dict[str, Any], described: dict[str, Any], changed: bool) -> dict[str, Any]:
+        """Return what the module answers; described: the release with its digests, or empty where it is not built."""
         identity = self.release_id(lock)
         archive = self.home / f"{identity}.tar.gz"
+        bundle = described.get("bundle_sha256", "")
         return {
             "changed": changed,
             "id": identity,
             "archive": str(archive),
-            "sha256": sha256,
+            "sha256": described.get("sha256", ""),
+            "bundle": str(self.home / bundle_name(bundle)) if bundle else "",
+            "bundle_sha256": bundle,
             "size": archive.stat().st_size if archive.exists() else 0,
             "version": self.version(lock),
             "commit": self.source.commit,
@@ -338,9 +355,10 @@ class Builder:
         """Return, for check mode, what is known of the release without building it."""
         lock = {} if self.relock else read_json(self.lock_file)
         if lock:
-            return self.cached(lock) or self.result(lock, "", changed=True)
-        empty = {"id": "", "archive": "", "sha256": "", "size": 0, "lock": "", "packages": {}}
-        return {"changed": True, "version": self.source.version, "commit": self.source.commit} | empty
+            return self.cached(lock) or self.result(lock, {}, changed=True)
+        empty = dict.fromkeys(("id", "archive", "sha256", "bundle", "bundle_sha256", "lock"), "")
+        known = {"changed": True, "version": self.source.version, "commit": self.source.commit}
+        return known | empty | {"size": 0, "packages": {}}
 
     # --- building ---
 
@@ -379,13 +397,14 @@ class Builder:
             if found:
                 return found
         items = [Locked(*item) for item in lock["packages"]]
-        wheels = self.collect(items, scratch)
+        wheels = dict(zip((item.name for item in items), self.collect(items, scratch), strict=True))
+        everything = [*wheels.values(), *([project] if project else [])]
+        (staging / "requirements.txt").write_text(self.requirements(everything), encoding="utf-8")
+        # What changes with each release is not what stays: the service's own wheel goes with its source.
+        project = wheels.pop(self.own(), project)
         if project:
-            wheels.append(project)
-        (staging / "wheels").mkdir()
-        for wheel in wheels:
-            shutil.copyfile(wheel, staging / "wheels" / wheel.name)
-        (staging / "requirements.txt").write_text(self.requirements(wheels), encoding="utf-8")
+            (staging / "wheels").mkdir()
+            shutil.copyfile(project, staging / "wheels" / project.name)
         identity = self.release_id(lock)
         described = {
             "id": identity,
@@ -399,20 +418,18 @@ class Builder:
             "interface": self.interface,
             "lock": lock["by"],
             "packages": self.packages(lock),
+            "bundle_sha256": write_bundle(list(wheels.values()), self.home),
+            "dependencies": sorted(wheels),
             # Without a wheel of its own the project runs from its source, which the node then puts on Python's path.
-            "import_source": self.source.kind != "pypi" and project is None,
+            "import_source": project is None,
         }
         (staging / "release.json").write_text(self.as_json(described), encoding="utf-8")
         archive = self.home / f"{identity}.tar.gz"
         pack(staging, archive)
         built_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        sha256 = sha256_of(archive)
-        write_atomically(
-            archive.with_name(f"{identity}.json"),
-            self.as_json(described | {"sha256": sha256, "built_at": built_at}),
-            0o644,
-        )
-        return self.result(lock, sha256, changed=True)
+        described |= {"sha256": sha256_of(archive), "built_at": built_at}
+        write_atomically(archive.with_name(f"{identity}.json"), self.as_json(described), 0o644)
+        return self.result(lock, described, changed=True)
 
     @staticmethod
     def as_json(value: Any) -> str:
@@ -712,19 +729,25 @@ def keep(wheel: pathlib.Path, directory: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(temporary).replace(directory / wheel.name)
 
 
-def pack(directory: pathlib.Path, archive: pathlib.Path) -> None:
-    """Write a directory's content as a compressed tar whose bytes depend on nothing but names, modes and content.
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes a path at once, when all of it is written."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    with os.fdopen(handle, "wb") as raw:
+        yield raw
+        raw.flush()
+        os.fsync(raw.fileno())
+    pathlib.Path(temporary).replace(path)
 
-    directory: what to pack; the archive's names are relative to it. archive: replaced at once, when all is written.
+
+def write_tar(paths: dict[str, pathlib.Path], target: Any) -> None:
+    """Write files and directories as a tar whose bytes depend on nothing but names, modes and content.
+
+    paths: what goes in, by its name there, in this order. target: anything with a method `write`.
     """
-    handle, temporary = tempfile.mkstemp(dir=archive.parent, prefix=".new-")
-    with (
-        os.fdopen(handle, "wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        for path in sorted(directory.rglob("*")):
-            entry = tar.gettarinfo(path, arcname=str(path.relative_to(directory)))
+    with tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+        for name, path in paths.items():
+            entry = tar.gettarinfo(path, arcname=name)
             entry.uid = entry.gid = 0
             entry.uname = entry.gname = ""
             entry.mtime = SOURCE_EPOCH
@@ -740,9 +763,28 @@ def pack(directory: pathlib.Path, archive: pathlib.Path) -> None:
             entry.mtime += int(sha256_of(path)[:7], 16)
             with path.open("rb") as file:
                 tar.addfile(entry, file)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    pathlib.Path(temporary).replace(archive)
+
+
+def pack(directory: pathlib.Path, archive: pathlib.Path) -> None:
+    """Write a directory's content, compressed, as an archive, which is replaced at once."""
+    with (
+        replacing(archive) as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as compressed,
+    ):
+        write_tar({str(path.relative_to(directory)): path for path in sorted(directory.rglob("*"))}, compressed)
+
+
+def write_bundle(wheels: list[pathlib.Path], directory: pathlib.Path) -> str:
+    """Write wheels as a bundle into a directory, unless it is there already, and return its digest."""
+    paths = {wheel.name: wheel for wheel in sorted(wheels, key=lambda wheel: wheel.name)}
+    whole = hashlib.sha256()
+    write_tar(paths, types.SimpleNamespace(write=whole.update))
+    sha256 = whole.hexdigest()
+    path = directory / bundle_name(sha256)
+    if not path.exists() or sha256_of(path) != sha256:
+        with replacing(path) as raw:
+            write_tar(paths, raw)
+    return sha256
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ from ansible.module_utils.release_sources import (
     run,
     ssh_without_questions,
 )
-from ansible.module_utils.releases import ReleaseError, read_json
+from ansible.module_utils.releases import ReleaseError, bundle_name, read_json
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 # What makes a directory a Python project; each is one from which release_build can tell what it needs.
@@ -132,6 +132,7 @@ class Asker:
                 and known.get("python") == self.python
                 and (known.get("version") == version or not version)
                 and description.with_suffix(".tar.gz").exists()
+                and description.with_name(bundle_name(known.get("bundle_sha256", ""))).exists()
             ):
                 return True
         return False

@@ -45,11 +45,11 @@ RETURN = r"""
 services:
   description: >-
     By service: C(installed), ids of complete releases, oldest first; C(releases), by id their C(version), C(commit),
-    C(source) with its C(kind) and C(origin), C(server), C(interface), the archive's C(sha256) and
-    C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot), the live one of the two;
-    C(live), the id in it; C(agreed) and C(serial), the id that the fleet agreed on last and the number of that
-    agreement; C(under_way), the deploy that has begun and was not ended; with O(history), C(history), the ended ones,
-    oldest first. What is missing is an empty string.
+    C(source) with its C(kind) and C(origin), C(server), C(interface), the archive's C(sha256), C(bundle_sha256), that
+    of its dependencies' bundle, and C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot),
+    the live one of the two; C(live), the id in it; C(agreed) and C(serial), the id that the fleet agreed on last and
+    the number of that agreement; C(under_way), the deploy that has begun and was not ended; with O(history),
+    C(history), the ended ones, oldest first. What is missing is an empty string.
   type: dict
   returned: always
   sample:
@@ -63,6 +63,7 @@ services:
           server: gunicorn
           interface: asgi
           sha256: 9d0f13aa
+          bundle_sha256: 41c7b2e0
           installed_at: "2026-01-31T12:00:00+00:00"
       slots: {blue: 1f0c5ad0b2c9, green: ""}
       live_slot: blue

@@ -10,6 +10,7 @@ description:
   - What a slot leads to stays, which is the live release and, until another deploy, the one before; so does what
     O(protect) names, and of all others the newest O(keep).
   - A release is renamed before it is removed, so one that was removed by half does not count as installed.
+  - Bundles of dependencies go that no release on the node names any more.
 options:
   name:
     description: The service.
@@ -29,7 +30,7 @@ options:
     type: path
     default: /srv/terrace
   archives:
-    description: Where the archives are that releases were installed from; theirs go with them.
+    description: Where the archives and bundles are that releases were installed from; theirs go with them.
     type: path
     default: /var/cache/terrace
 author: Terrace
@@ -57,7 +58,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import ROOT, locked, releases_of
+from ansible.module_utils.releases import ROOT, bundle_name, locked, read_json, releases_of
 
 GONE = ".gone-"
 
@@ -76,7 +77,7 @@ def surplus(facts: Mapping[str, Any], keep: int, protect: list[str]) -> list[str
 
 
 def remove(releases: Path, archives: Path, name: str, ids: list[str]) -> None:
-    """Remove releases, their archives, and what a removal that was cut off has left.
+    """Remove releases, their archives, what a removal that was cut off has left, and bundles that nothing names now.
 
     Parameters:
         releases, archives: where they are.
@@ -89,6 +90,12 @@ def remove(releases: Path, archives: Path, name: str, ids: list[str]) -> None:
         shutil.rmtree(gone)
         with contextlib.suppress(FileNotFoundError):
             (archives / f"{name}-{gone.name.removeprefix(GONE)}.tar.gz").unlink()
+    # Installed or not: one that was cut off is made anew.
+    described = [read_json(path) for path in releases.glob("*/release.json")]
+    named = {f"{name}-{bundle_name(its.get('bundle_sha256', ''))}" for its in described}
+    for bundle in archives.glob(f"{name}-wheels-{'[0-9a-f]' * 24}.tar"):
+        if bundle.name not in named:
+            bundle.unlink()
 
 
 def main() -> None:

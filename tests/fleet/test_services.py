@@ -283,7 +283,7 @@ def test_a_changed_environment_flips_the_slot_and_fails_no_request(hosts, playbo
 
 
 def test_a_new_node_gets_the_release_that_its_peers_run(hosts, playbook, everything_ready, tmp_path):
-    """app3 loses users as if it were new, and so does the controller: the same release comes from a peer."""
+    """app3 loses users as if it were new, and so does the controller: the same release and bundle come from a peer."""
     host = hosts["app3"]
     before = host.run("basename $(readlink -f /srv/terrace/users/live)")
     assert before == hosts["app1"].run("basename $(readlink -f /srv/terrace/users/live)")
@@ -291,10 +291,13 @@ def test_a_new_node_gets_the_release_that_its_peers_run(hosts, playbook, everyth
         "systemctl disable --now svc-users.target 'svc-users@*' 2>/dev/null; systemctl stop 'svc-users@*';"
         " rm -rf /srv/terrace/users /var/cache/terrace/users-* /etc/systemd/system/svc-users.target.wants"
     )
-    archive = lab.ROOT / f".terrace/releases/users/{before}.tar.gz"
-    archive.rename(tmp_path / archive.name)
+    kept = lab.ROOT / ".terrace/releases/users"
+    bundle = json.loads((kept / f"{before}.json").read_text())["bundle_sha256"]
+    files = [kept / f"{before}.tar.gz", kept / f"wheels-{bundle[:24]}.tar"]
+    for file in files:
+        file.rename(tmp_path / file.name)
     done = playbook("playbooks/app.yml", "--tags=python_service", "--limit=app3")
     assert done.returncode == 0, done.stdout[-3000:]
     assert host.run("basename $(readlink -f /srv/terrace/users/live)") == before
-    assert archive.exists(), "the controller has it from a peer"
+    assert [file.read_bytes() for file in files] == [(tmp_path / file.name).read_bytes() for file in files]
     lab.wait(lambda: lab.ask("app3", "/users", port=lab.PORTS["node_health"]).status == 200, 30, "app3 serves users")

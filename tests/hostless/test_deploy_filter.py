@@ -20,10 +20,14 @@ NODES = {"orders": ["app1", "app2", "app3"]}
 HOOK = {"at": "before_switch", "run": "./tell"}
 
 
+def digests(release: str) -> dict[str, str]:
+    return {"sha256": f"digest of {release}", "bundle_sha256": f"bundle of {release}"}
+
+
 def state(live: str, *, installed: tuple[str, ...] = ("a", "b"), **more: object) -> dict:
     """Return what `release_facts` says of a node's service."""
     known = {
-        release: {"version": f"v-{release}", "sha256": f"digest of {release}", "server": "uvicorn", "interface": "asgi"}
+        release: {"version": f"v-{release}", **digests(release), "server": "uvicorn", "interface": "asgi"}
         for release in installed
     }
     return {"live": live, "installed": list(installed), "releases": known, "history": [], **more}
@@ -157,7 +161,7 @@ def rollback(asked: str = "", **nodes: dict) -> dict:
 def test_a_rollback_goes_to_the_release_before():
     its = state("b", agreed="b", serial=4, history=[done("0", "a"), done("a", "b"), done("b", "c", "reverted")])
     assert rollback(app1=its, app2=its) == {
-        "id": "a", "sha256": "digest of a", "new": False, "node": "app1", "settled": True, "serial": 5,
+        "id": "a", **digests("a"), "new": False, "node": "app1", "settled": True, "serial": 5,
         "server": "uvicorn", "interface": "asgi",
     }  # fmt: skip
 

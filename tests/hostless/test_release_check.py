@@ -314,14 +314,17 @@ def test_what_has_been_built_is_not_asked_again(check, tmp_path, repository, ref
     )
     for name, (kind, _, version, origin) in zip("ab", sources, strict=True):
         described = {"source": {"kind": kind, "origin": origin}, "version": version, "python": "3.13"}
-        write(tmp_path / "cache" / name, {"0123456789ab.json": json.dumps(described), "0123456789ab.tar.gz": ""})
+        described |= {"bundle_sha256": "c" * 64}
+        files = {"0123456789ab.json": json.dumps(described), "0123456789ab.tar.gz": "", f"wheels-{'c' * 24}.tar": ""}
+        write(tmp_path / "cache" / name, files)
     services = [source[:3] for source in sources]
     assert check(*services)["asked"] == []
     assert check(("pypi", "terracegood", ""))["asked"] == []
     assert check(*services, python_version="3.14")["asked"] == ["a", "b"]
     assert check(("pypi", "terracegood", "1.1"))["asked"] == ["a"]
     (tmp_path / "cache/a/0123456789ab.tar.gz").unlink()
-    assert check(*services)["asked"] == ["a"]
+    (tmp_path / f"cache/b/wheels-{'c' * 24}.tar").unlink()
+    assert check(*services)["asked"] == ["a", "b"]
 
 
 def test_a_real_build_is_recognised(index, check, tmp_path, repository, monkeypatch):

@@ -51,6 +51,31 @@ def test_releases_go_with_their_archives(home):
     assert sorted(path.name for path in home.parent.glob("*.tar.gz")) == [f"orders-r{n}.tar.gz" for n in (2, 4, 5, 6)]
 
 
+def test_bundles_go_that_no_release_names(home):
+    """r2 and r4 have one bundle, r3 another; r6 was cut off before it counted as installed."""
+    letters = {"2": "a", "3": "b", "4": "a", "6": "c"}
+    bundles = {number: home.parent / f"orders-wheels-{letter * 24}.tar" for number, letter in letters.items()}
+    for number, letter in letters.items():
+        (home / f"releases/r{number}/release.json").write_text(json.dumps({"bundle_sha256": letter * 64}))
+    (home / "releases/r6/.installed").unlink()
+    # Of a service with such a name, and what is no bundle.
+    others = [f"orders-wheels-x-wheels-{'d' * 24}.tar", f"users-wheels-{'d' * 24}.tar", "orders-wheels-odd.tar"]
+    unnamed = home.parent / f"orders-wheels-{'d' * 24}.tar"
+    for file in (*bundles.values(), unnamed, *(home.parent / other for other in others)):
+        file.touch()
+
+    def left() -> set[str]:
+        return {path.name for path in home.parent.glob("*.tar")} - set(others)
+
+    prune.remove(home / "releases", home.parent, "orders", ["r1"])
+    assert left() == {bundle.name for bundle in bundles.values()}
+    prune.remove(home / "releases", home.parent, "orders", ["r3", "r4"])
+    assert left() == {bundles["2"].name, bundles["6"].name}
+    prune.remove(home / "releases", home.parent, "orders", ["r2"])
+    assert left() == {bundles["6"].name}
+    assert all((home.parent / other).exists() for other in others)
+
+
 def test_a_removal_that_was_cut_off_is_finished(home):
     (home / "releases/r1").rename(home / "releases/.gone-r1")
     assert "r1" not in facts(home)["installed"]

@@ -14,6 +14,7 @@ import os
 import pathlib
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -97,7 +98,7 @@ def write_wheel(directory: pathlib.Path, name: str, version: str, files: dict[st
             entry.external_attr = (0o100755 if "/scripts/" in file else 0o100644) << 16
             wheel.writestr(entry, text)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-            record += f"{file},sha256={digest},{len(text)}\n"
+            record += f'"{file}",sha256={digest},{len(text)}\n'
         wheel.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
     return path
 
@@ -205,14 +206,47 @@ def test_same_input_gives_same_bytes(index, project, build, tmp_path):
         "src/backend.py",
         "src/pyproject.toml",
         "src/shop/__init__.py",
-        "wheels/gunicorn-1.0-py3-none-any.whl",
         "wheels/shop-1.0-py3-none-any.whl",
-        "wheels/terracehelper-2.0-py3-none-any.whl",
     ]
-    assert str(index) not in gunzip(first["archive"])
+    assert str(index) not in text_of(first["archive"])
+    assert names_in(first["bundle"]) == ["gunicorn-1.0-py3-none-any.whl", "terracehelper-2.0-py3-none-any.whl"]
+    assert pathlib.Path(first["bundle"]).read_bytes() == pathlib.Path(second["bundle"]).read_bytes()
 
 
-def gunzip(archive: str) -> str:
+def test_a_release_names_its_bundle_by_its_digest(index, project, build):
+    built = build(project)
+    digest = hashlib.sha256(pathlib.Path(built["bundle"]).read_bytes()).hexdigest()
+    assert built["bundle_sha256"] == digest
+    assert pathlib.Path(built["bundle"]) == pathlib.Path(built["archive"]).with_name(f"wheels-{digest[:24]}.tar")
+    assert f'"bundle_sha256": "{digest}"' in text_of(built["archive"])
+    with tarfile.open(built["bundle"], "r:"):  # not compressed, since wheels are
+        pass
+
+
+def test_releases_with_the_same_dependencies_have_one_bundle(index, project, build):
+    first = build(project, version="v1")
+    before = pathlib.Path(first["bundle"]).stat()
+    (project / "shop/new.py").write_text("")
+    second = build(project, version="v2")
+    assert (second["id"] != first["id"], second["bundle"]) == (True, first["bundle"])
+    after = pathlib.Path(first["bundle"]).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), "it was written again"
+    add_wheel(index, "terracehelper", "3.0")
+    assert build(project, version="v2", relock=True)["bundle"] != first["bundle"]
+
+
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, lambda bundle: bundle.write_bytes(b"half")])
+def test_a_bundle_that_is_missing_or_damaged_is_made_anew(index, project, build, damage):
+    built = build(project)
+    bundle = pathlib.Path(built["bundle"])
+    whole = bundle.read_bytes()
+    damage(bundle)
+    assert build(project, check_mode=True)["changed"]
+    assert build(project) == built
+    assert bundle.read_bytes() == whole
+
+
+def text_of(archive: str) -> str:
     """Return all text files of an archive, one after the other."""
     with tarfile.open(archive) as tar:
         return "".join(tar.extractfile(e).read().decode() for e in tar if e.isreg() and not e.name.endswith(".whl"))
@@ -276,7 +310,7 @@ def test_a_file_that_the_lock_does_not_know_is_refused(index, project, build):
 def test_a_pure_source_archive_is_built_and_a_native_one_is_named(index, tmp_path, build):
     add_source_archive(index, "terracepure")
     built = build(write(tmp_path / "a", project_files("shop", "1.0", "terracepure")))
-    assert "wheels/terracepure-1.0-py3-none-any.whl" in names_in(built["archive"])
+    assert "terracepure-1.0-py3-none-any.whl" in names_in(built["bundle"])
     add_source_archive(
         index, "terracenative", tag=f"cp{PYTHON.replace('.', '')}-cp{PYTHON.replace('.', '')}-linux_x86_64"
     )
@@ -371,7 +405,7 @@ def test_a_git_source_is_one_commit(index, project, build, tmp_path):
 def test_a_source_without_a_package_runs_from_its_files(index, tmp_path, build):
     built = build(write(tmp_path / "plain", {"app.py": "app = 1\n", "requirements.txt": "terracehelper<2\n"}))
     assert built["packages"]["terracehelper"] == "1.0"
-    assert '"import_source": true' in gunzip(built["archive"])
+    assert '"import_source": true' in text_of(built["archive"])
 
 
 @pytest.mark.parametrize(
@@ -430,7 +464,7 @@ def install(module: Callable[..., dict[str, Any]], tmp_path: pathlib.Path) -> Ca
     """Return a function that installs a built release below a directory of the test's own."""
 
     def run(built: dict[str, Any], **changed: Any) -> dict[str, Any]:
-        arguments = {key: built[key] for key in ("id", "archive", "sha256")} | {
+        arguments = {key: built[key] for key in ("id", "archive", "sha256", "bundle")} | {
             "name": "shop",
             "root": str(tmp_path / "srv"),
             "group": "root",
@@ -449,7 +483,7 @@ def test_a_release_is_installed_once_and_told(index, project, build, install, mo
     assert not release.exists()
     shutil.rmtree(index)
     assert install(built)["changed"]
-    assert not install(built, archive="/gone")["changed"]
+    assert not install(built, archive="/gone", bundle="/gone")["changed"]
     assert release.stat().st_mode & 0o7777 == 0o750
     assert not (release / "wheels").exists()
     assert not (release / "venv/bin/pip").exists()
@@ -479,7 +513,8 @@ def test_a_release_is_installed_once_and_told(index, project, build, install, mo
         "serial": 0,
         "under_way": {},
     }
-    assert facts["shop"]["releases"][built["id"]]["version"] == "v1"
+    told = facts["shop"]["releases"][built["id"]]
+    assert (told["version"], told["sha256"], told["bundle_sha256"]) == ("v1", built["sha256"], built["bundle_sha256"])
     assert (facts["never"]["installed"], facts["never"]["live"]) == ([], "")
 
 
@@ -530,8 +565,10 @@ def test_a_full_disk_leaves_no_release(index, project, build, install, tmp_path,
 def test_what_cannot_be_installed_leaves_nothing(index, project, build, install, tmp_path):
     built = build(project)
     wrong = {
-        "does not have the digest": {"sha256": "0" * 64},
-        "is not on this node": {"archive": "/gone"},
+        "archive /": {"sha256": "0" * 64},
+        "archive /gone is not on this node; copy it before installing": {"archive": "/gone"},
+        "bundle /gone is not on this node; copy it before installing": {"bundle": "/gone"},
+        f"bundle {project}/backend.py does not have the digest": {"bundle": f"{project}/backend.py"},
         "shop:absent cannot be imported: AttributeError": {"check": "shop:absent"},
         "not 0123456789ab": {"id": "0123456789ab"},
     }
@@ -557,8 +594,11 @@ def test_a_package_of_the_public_index(build):
     built = build({"pypi": "sdnotify"}, version="0.3.2", python_version="3.13")
     assert built["version"] == "0.3.2"
     assert {"gunicorn", "sdnotify"} <= set(built["packages"])
-    assert "wheels/sdnotify-0.3.2-py3-none-any.whl" in names_in(built["archive"])
-    assert "://" not in gunzip(built["archive"])
+    assert [name for name in names_in(built["archive"]) if "wheels/" in name] == [
+        "wheels/sdnotify-0.3.2-py3-none-any.whl"
+    ]
+    assert {name.split("-")[0] for name in names_in(built["bundle"])} == set(built["packages"]) - {"sdnotify"}
+    assert "://" not in text_of(built["archive"])
     other = build({"pypi": "uvloop"}, version="", python_version="3.13", platform="aarch64-unknown-linux-gnu")
     assert [name for name in names_in(other["archive"]) if "uvloop" in name and "aarch64" in name]
     assert other["version"] == other["packages"]["uvloop"]
@@ -569,6 +609,10 @@ def environment(tmp_path: pathlib.Path) -> pathlib.Path:
     """Return a virtual environment with nothing in it."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     return tmp_path / "venv"
+
+
+def install_wheels(*wheels: pathlib.Path, environment: pathlib.Path) -> None:
+    release_install.install_wheels(list(wheels), environment, release_install.paths_of(environment))
 
 
 def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
@@ -585,7 +629,7 @@ def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
             "whole-1.0.data/purelib/more.py": "",
         },
     )
-    release_install.install_wheels([wheel], environment)
+    install_wheels(wheel, environment=environment)
     for script, said in {"whole": "by the entry point", "whole-script": str(environment)}.items():
         ran = subprocess.run([environment / "bin" / script], capture_output=True, text=True, check=True)
         assert ran.stdout == f"{said}\n"
@@ -600,7 +644,7 @@ def test_every_part_of_a_wheel_gets_to_its_place(environment, tmp_path):
 
 def test_of_two_packages_with_the_same_file_the_last_one_s_stays(environment, tmp_path):
     wheels = [write_wheel(tmp_path, name, "1.0", {"tests/__init__.py": f"OF = '{name}'\n"}) for name in ("one", "two")]
-    release_install.install_wheels(wheels, environment)
+    install_wheels(*wheels, environment=environment)
     assert next(environment.rglob("tests/__init__.py")).read_text() == "OF = 'two'\n"
 
 
@@ -637,6 +681,258 @@ def test_a_release_shares_the_files_of_others_and_their_byte_code(index, project
     assert ran.stdout == b"1.0\n"
 
 
+@pytest.fixture
+def rich(index: pathlib.Path, project: pathlib.Path) -> pathlib.Path:
+    """Return the project, with a dependency that has all that a wheel can have, and two that have a file in common."""
+    write_wheel(
+        index,
+        "Rich_Thing",
+        "1.0",
+        {
+            "rich_thing/__init__.py": "import sys\n\n\ndef main():\n    print('entry', sys.prefix)\n",
+            "rich_thing/for_another_python.py": "print 'none of ours'\n",
+            "rich_thing/data, with a comma.txt": "data",
+            "tests/__init__.py": "OF = 'rich'\n",
+            "Rich_Thing-1.0.dist-info/entry_points.txt": "[console_scripts]\nrich-entry = rich_thing:main\n",
+            "Rich_Thing-1.0.data/scripts/rich-script": "#!python\nimport sys\n\nprint('script', sys.prefix)\n",
+            "Rich_Thing-1.0.data/scripts/rich-shell": "#!/bin/sh\necho shell\n",
+            "Rich_Thing-1.0.data/data/share/rich/page.txt": "a page",
+            "Rich_Thing-1.0.data/headers/rich.h": "/* none */",
+        },
+    )
+    write_wheel(index, "other", "1.0", {"tests/__init__.py": "OF = 'other, which is longer'\n"})
+    return write(project, project_files("shop", "1.0", "terracehelper", "Rich_Thing", "other"))
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return the names of the wheels that each installation was given, as they are made."""
+    given: list[list[str]] = []
+    plain = release_install.install_wheels
+
+    def note(wheels: list[pathlib.Path], *arguments: Any) -> Any:
+        given.append([wheel.name.split("-")[0] for wheel in wheels])
+        return plain(wheels, *arguments)
+
+    monkeypatch.setattr(release_install, "install_wheels", note)
+    return given
+
+
+OF_BUNDLE = ["Rich_Thing", "gunicorn", "other", "terracehelper"]
+
+
+def tree(directory: pathlib.Path) -> dict[str, Any]:
+    """Return what is in a directory: by path, mode and content; of byte code, whether Python takes it as current."""
+    found: dict[str, Any] = {}
+    for path in directory.rglob("*"):
+        content: Any = None
+        if path.is_symlink():
+            content = path.readlink()
+        elif path.suffix == ".pyc":
+            source = (path.parent.parent / f"{path.name.split('.')[0]}.py").stat()
+            content = path.read_bytes()[8:16] == struct.pack("<II", int(source.st_mtime), source.st_size)
+        elif path.is_file():
+            content = path.read_bytes()
+        found[str(path.relative_to(directory))] = (oct(path.lstat().st_mode), content)
+    return found
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_linked_dependencies_are_what_their_wheels_would_be(rich, build, install, installed, long):
+    """By a long path, installer has /bin/sh run Python in scripts: the kernel reads no such first line."""
+    first = build(rich, version="v1")
+    (rich / "shop/__init__.py").write_text("def app():\n    return 'second'\n")
+    (rich / "shop/new.py").write_text("")
+    second = build(rich, version="v2")
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        root = pathlib.Path(short, "long" * 25 if long else "srv")
+        releases = root / "shop/releases"
+        assert install(first, root=str(root))["changed"]
+        assert install(second, root=str(root))["changed"]
+        linked = tree(releases / second["id"])
+        old, new = (releases / release["id"] / "venv" / THING for release in (first, second))
+        for file in ("__init__.py", f"__pycache__/__init__.{sys.implementation.cache_tag}.pyc"):
+            assert (old / file).samefile(new / file)
+        # Neither is needed by the new one.
+        shutil.rmtree(releases / first["id"])
+        environment = releases / second["id"] / "venv"
+        for script, told in {"entry": f" {environment}", "script": f" {environment}", "shell": ""}.items():
+            ran = subprocess.run([environment / f"bin/rich-{script}"], capture_output=True, text=True, check=True)
+            assert ran.stdout == f"{script}{told}\n"
+        head = (environment / "bin/rich-entry").read_bytes()
+        assert head.startswith(b"#!/bin/sh\n" if long else b"#!" + os.fsencode(environment))
+        code = "import shop, tests; print(shop.app(), tests.OF)"
+        ran = subprocess.run([environment / "bin/python", "-c", code], capture_output=True, text=True, check=True)
+        assert ran.stdout == "second other, which is longer\n"
+
+        shutil.rmtree(releases / second["id"])
+        assert install(second, root=str(root))["changed"]
+        from_wheels = tree(releases / second["id"])
+    assert installed == [[*OF_BUNDLE, "shop"], ["shop"], [*OF_BUNDLE, "shop"]]
+    assert linked.keys() == from_wheels.keys()
+    for path in linked.keys() - {".installed"}:
+        assert linked[path] == from_wheels[path], path
+    assert any(content is True for _, content in linked.values())
+    assert not any(content is False for _, content in linked.values())
+
+
+def test_of_what_was_linked_nothing_is_compiled(rich, build, install, monkeypatch, tmp_path):
+    commands = []
+    plain = release_install.run
+    monkeypatch.setattr(
+        release_install, "run", lambda *command, **how: commands.append(command) or plain(*command, **how)
+    )
+    for version in ("v1", "v2"):
+        assert install(build(rich, version=version))["changed"]
+    first, second = (
+        sorted(str(part).rpartition("/")[2] for part in command if str(part).startswith(str(tmp_path)))
+        for command in commands
+        if "compileall" in command
+    )
+    assert first == ["lib", "python", "src"]
+    assert second == ["python", "shop", "src"]
+
+
+def test_a_project_without_a_wheel_gets_its_dependencies_linked(index, tmp_path, build, install, installed):
+    plain = write(tmp_path / "plain", {"app.py": "app = 1\n", "requirements.txt": "terracehelper\n"})
+    for number in (1, 2):
+        (plain / "app.py").write_text(f"app = {number}\n")
+        built = build(plain)
+        assert install(built, check="app:app")["changed"]
+    assert installed == [["gunicorn", "terracehelper"], []]
+    python = tmp_path / "srv/shop/releases" / built["id"] / "venv/bin/python"
+    ran = subprocess.run([python, "-c", "import app, gunicorn; print(app.app)"], cwd="/", capture_output=True)
+    assert ran.stdout == b"2\n"
+
+
+def test_the_newest_release_with_the_same_bundle_and_python_counts(rich, build, install, tmp_path):
+    releases = tmp_path / "srv/shop/releases"
+    built = [build(rich, version=version) for version in ("v1", "v2", "v3", "v4")]
+    for number, one in enumerate(built[:3]):
+        install(one)
+        marker = releases / one["id"] / ".installed"
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | {"installed_at": f"2026-01-0{number + 1}"}))
+    new = releases / built[3]["id"]
+
+    def found() -> list[str]:
+        return [path.name for path in release_install.twins(new, described)]
+
+    described = json.loads((releases / built[0]["id"] / "release.json").read_text())
+    assert found() == [built[2]["id"], built[1]["id"], built[0]["id"]]
+    (releases / built[2]["id"] / ".installed").unlink()
+    assert found() == [built[1]["id"], built[0]["id"]]
+    for key in ("python", "bundle_sha256"):
+        (releases / built[1]["id"] / "release.json").write_text(json.dumps(described | {key: "another"}))
+        assert found() == [built[0]["id"]]
+
+
+# Of a virtual environment, the directory of packages, and of the packages above one and three records.
+PACKAGES = f"lib/python{PYTHON}/site-packages"
+THING = f"{PACKAGES}/rich_thing"
+RECORD, OWN_RECORD, OTHER_RECORD = (
+    f"{PACKAGES}/{package}-1.0.dist-info/RECORD" for package in ("Rich_Thing", "shop", "other")
+)
+# What is done to a virtual environment, so that nothing of it is taken.
+DAMAGES = {
+    "a file is missing": lambda venv: (venv / THING / "__init__.py").unlink(),
+    "a script is missing": lambda venv: (venv / "bin/rich-entry").unlink(),
+    "a file has another size": lambda venv: append(venv / THING / "__init__.py", "# edited\n"),
+    "no record": lambda venv: (venv / RECORD).unlink(),
+    "an empty record": lambda venv: (venv / RECORD).write_text(""),
+    "half a line": lambda venv: append(venv / RECORD, "rich_thing/__init__"),
+    "no text": lambda venv: (venv / RECORD).write_bytes(b"\xff,,\n" + (venv / RECORD).read_bytes()),
+    "no table": lambda venv: append(venv / RECORD, f"{'x' * 200_000},,\n"),
+    "outside of the environment": lambda venv: append(venv / RECORD, "../../../../src/shop/__init__.py,,\n"),
+    "anywhere": lambda venv: append(venv / RECORD, "/etc/passwd,,\n"),
+    "a link": lambda venv: append(venv / RECORD, "../../../bin/rich-link,,\n"),
+    "a directory": lambda venv: append(venv / RECORD, "rich_thing,,\n"),
+    "what each environment has": lambda venv: append(venv / RECORD, "../../../pyvenv.cfg,,\n"),
+    "the project's own file": lambda venv: append(venv / OWN_RECORD, "rich_thing/__init__.py,,\n"),
+    "a script of two packages": lambda venv: append(venv / OTHER_RECORD, "../../../bin/rich-entry,,\n"),
+}
+
+
+def append(path: pathlib.Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def test_of_an_environment_in_which_anything_is_odd_nothing_is_taken(rich, build, install, tmp_path):
+    first = build(rich)
+    install(first)
+    releases = tmp_path / "srv/shop/releases"
+    names = {"gunicorn", "other", "rich-thing", "terracehelper"}
+
+    def linked(damage: Callable[[pathlib.Path], Any], theirs: str = "damaged-one") -> bool:
+        shutil.copytree(releases / first["id"], releases / theirs, symlinks=True)
+        venv = releases / theirs / "venv"
+        (venv / "bin/rich-link").symlink_to("rich-entry")
+        damage(venv)
+        mine = write(releases / "the-new-one", {"venv/pyvenv.cfg": ""}) / "venv"
+        done = release_install.link_packages(names, venv, mine, mine / PACKAGES)
+        assert done or tree(mine).keys() == {"pyvenv.cfg"}
+        shutil.rmtree(releases / theirs)
+        shutil.rmtree(mine.parent)
+        return done
+
+    assert linked(lambda venv: None)
+    assert not linked(lambda venv: None, theirs="of-a-longer-name")
+    assert [name for name, damage in DAMAGES.items() if linked(damage)] == []
+
+
+def test_without_them_they_come_from_their_wheels(rich, build, install, installed, tmp_path):
+    first, second = (build(rich, version=version) for version in ("v1", "v2"))
+    releases = tmp_path / "srv/shop/releases"
+    install(first)
+    (releases / first["id"] / "venv" / RECORD).unlink()
+    assert install(second)["changed"]
+    assert installed == [[*OF_BUNDLE, "shop"], [*OF_BUNDLE, "shop"]]
+    environment = releases / second["id"] / "venv"
+    code = "import rich_thing, shop; rich_thing.main()"
+    ran = subprocess.run([environment / "bin/python", "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"entry {environment}\n"
+
+
+def test_an_older_release_does_where_the_newest_is_odd(rich, build, install, installed, tmp_path):
+    built = [build(rich, version=version) for version in ("v1", "v2", "v3")]
+    releases = tmp_path / "srv/shop/releases"
+    for one in built[:2]:
+        install(one)
+    (releases / built[1]["id"] / "venv" / RECORD).unlink()
+    install(built[2])
+    assert installed[2] == ["shop"]
+    assert (releases / built[2]["id"] / "venv" / RECORD).exists()
+
+
+def test_what_cannot_be_linked_is_copied_with_its_byte_code(rich, build, install, tmp_path, monkeypatch):
+    first, second = (build(rich, version=version) for version in ("v1", "v2"))
+    releases = tmp_path / "srv/shop/releases"
+    install(first)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EMLINK, "Too many links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert install(second)["changed"]
+    old, new = (releases / release["id"] / "venv" / THING for release in (first, second))
+    assert tree(new) == tree(old)
+    assert tree(new)[f"__pycache__/__init__.{sys.implementation.cache_tag}.pyc"] == ("0o100644", True)
+    assert not (new / "__init__.py").samefile(old / "__init__.py")
+
+
+def test_installing_a_release_leaves_those_that_it_links_as_they_were(rich, build, install, tmp_path):
+    """Also where its own wheel has a file now that a dependency has, too."""
+    first = build(rich, version="v1")
+    backend = (rich / "backend.py").read_text().replace('Path("shop").glob("*.py")', 'Path(".").glob("*/__init__.py")')
+    write(rich, {"tests/__init__.py": "OF = 'shop'\n", "backend.py": backend})
+    second = build(rich, version="v2")
+    releases = tmp_path / "srv/shop/releases"
+    install(first)
+    before = tree(releases / first["id"])
+    install(second)
+    assert tree(releases / first["id"]) == before
+    assert (releases / second["id"] / "venv" / PACKAGES / "tests/__init__.py").read_text() == "OF = 'shop'\n"
+
+
 def test_nothing_is_shared_with_a_release_that_was_cut_off(index, project, build, install, tmp_path):
     first = build(project)
     install(first)
@@ -659,9 +955,9 @@ def test_a_file_that_cannot_be_linked_is_kept_as_a_copy(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "link", refuse)
-        release_install.share(mine, [theirs])
+        release_install.share(mine, [mine / "one.py"], [theirs])
     assert not (mine / "one.py").samefile(theirs / "one.py")
-    release_install.share(mine, [theirs])
+    release_install.share(mine, [mine / "one.py"], [theirs])
     assert (mine / "one.py").samefile(theirs / "one.py")
 
 
@@ -677,7 +973,7 @@ def test_byte_code_that_cannot_be_linked_is_compiled_as_any(tmp_path, monkeypatc
         link(source, *arguments, **options)
 
     monkeypatch.setattr(os, "link", refuse)
-    release_install.share(mine, [theirs])
+    release_install.share(mine, [mine / "one.py"], [theirs])
     assert (mine / "one.py").samefile(theirs / "one.py")
     assert not (mine / code).exists()
     assert not (mine / ".linked").exists()
@@ -687,16 +983,17 @@ def test_byte_code_that_cannot_be_linked_is_compiled_as_any(tmp_path, monkeypatc
 def test_no_wheel_writes_outside_of_its_environment(environment, tmp_path, path):
     wheel = write_wheel(tmp_path, "evil", "1.0", {path: "would be run by root, in the wrong place"})
     with pytest.raises(release_install.ReleaseError, match=r"evil.* would be outside of the virtual environment"):
-        release_install.install_wheels([wheel], environment)
+        install_wheels(wheel, environment=environment)
     assert not list(tmp_path.rglob("outside.py"))
 
 
 def test_what_is_no_wheel_is_refused_by_name(environment, tmp_path):
     (tmp_path / "broken-1.0-py3-none-any.whl").write_bytes(b"not a zip")
     with pytest.raises(release_install.ReleaseError, match=r"broken-1\.0-py3-none-any\.whl cannot be installed"):
-        release_install.install_wheels([tmp_path / "broken-1.0-py3-none-any.whl"], environment)
+        install_wheels(tmp_path / "broken-1.0-py3-none-any.whl", environment=environment)
 
 
 def test_without_the_library_the_package_to_install_is_named(install, monkeypatch):
     monkeypatch.setattr(release_install, "installer", None)
-    assert "python3-installer" in install({"id": "0" * 12, "archive": "/gone", "sha256": ""})["msg"]
+    built = {"id": "0" * 12, "archive": "/gone", "sha256": "", "bundle": "/gone"}
+    assert "python3-installer" in install(built)["msg"]

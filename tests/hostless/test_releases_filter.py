@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
+import jinja2
 import pytest
+import yaml
 
-from landscape import load
+from landscape import ROOT, load
 
 releases = load("plugins/filter/releases.py", "filter_releases")
 NODES = {"orders": ["app1", "app2", "app3"], "users": ["app2"]}
@@ -26,12 +28,13 @@ def answer(node: str, **live: str) -> dict:
 def told(node: str, **release: object) -> dict:
     """Return what release_facts says of a node on which orders is live, as a release of which that is known."""
     services = answer(node, orders="o1")["services"]
-    services["orders"]["releases"] = {"o1": {"sha256": "digest of o1"} | release}
+    services["orders"]["releases"] = {"o1": {"sha256": "digest of o1", "bundle_sha256": "bundle of o1"} | release}
     return {"item": node, "services": services}
 
 
 # What all nodes run that have noted no agreement is the first one.
 FIRST = {"settled": True, "serial": 1}
+UNKNOWN = {"sha256": "", "bundle_sha256": ""}
 UNREACHED = {"item": "app9", "unreachable": True, "msg": "no route"}
 
 
@@ -69,12 +72,12 @@ def test_what_is_deployed_is_built_though_it_lives():
 
 def test_every_node_gets_what_is_deployed():
     facts = [answer("app1", orders="o1", users="u1"), answer("app2", orders="o1"), UNREACHED]
-    built = [{"item": {"name": "orders"}, "id": "o2", "sha256": "d"}]
+    built = [{"item": {"name": "orders"}, "id": "o2", "sha256": "d", "bundle_sha256": "b"}]
     plan = releases.releases_plan(SERVICES, NODES, facts, built, ["orders"])
-    expected = {"id": "o2", "sha256": "d", "new": True, "node": "", "settled": False, "serial": 1}
-    assert plan["orders"] == expected | BUILT_FOR
+    files = {"sha256": "d", "bundle_sha256": "b"}
+    assert plan["orders"] == {"id": "o2", **files, "new": True, "node": "", "settled": False, "serial": 1} | BUILT_FOR
     assert plan["users"]["id"] == "u1"
-    missing = [{"name": "orders", "id": "o2", "sha256": "d", "node": ""}]
+    missing = [{"name": "orders", "id": "o2", **files, "node": ""}]
     assert releases.releases_missing(plan, ["orders", "users"], facts, "app1") == missing
     facts[0]["services"]["orders"]["installed"].append("o2")
     assert releases.releases_missing(plan, ["orders", "users"], facts, "app1") == []
@@ -82,10 +85,11 @@ def test_every_node_gets_what_is_deployed():
 
 
 def test_a_service_that_lives_nowhere_gets_what_was_built():
-    built = [{"item": {"name": "orders"}, "id": "o1", "sha256": "d"}, {"item": {"name": "users"}, "skipped": True}]
+    files = {"sha256": "d", "bundle_sha256": "b"}
+    built = [{"item": {"name": "orders"}, "id": "o1", **files}, {"item": {"name": "users"}, "skipped": True}]
     assert releases.releases_plan(SERVICES, NODES, [answer("app1")], built) == {
-        "orders": {"id": "o1", "sha256": "d", "new": True, "node": "", **FIRST} | BUILT_FOR,
-        "users": {"id": "", "sha256": "", "new": True, "node": "", **FIRST} | BUILT_FOR,
+        "orders": {"id": "o1", **files, "new": True, "node": "", **FIRST} | BUILT_FOR,
+        "users": {"id": "", **UNKNOWN, "new": True, "node": "", **FIRST} | BUILT_FOR,
     }
 
 
@@ -98,8 +102,8 @@ def test_a_service_that_lives_somewhere_stays_as_most_nodes_have_it():
     ]
     built = [{"item": {"name": "orders"}, "id": "o3"}]
     assert releases.releases_plan(SERVICES, NODES, facts, built) == {
-        "orders": {"id": "o2", "sha256": "", "new": False, "node": "app2", "settled": False, "serial": 0} | BUILT_FOR,
-        "users": {"id": "u1", "sha256": "", "new": False, "node": "app1", **FIRST} | BUILT_FOR,
+        "orders": {"id": "o2", **UNKNOWN, "new": False, "node": "app2", "settled": False, "serial": 0} | BUILT_FOR,
+        "users": {"id": "u1", **UNKNOWN, "new": False, "node": "app1", **FIRST} | BUILT_FOR,
     }
 
 
@@ -114,6 +118,7 @@ def test_what_a_live_release_was_built_for_stays():
     assert plan["orders"] == {
         "id": "o1",
         "sha256": "digest of o1",
+        "bundle_sha256": "bundle of o1",
         "new": False,
         "node": "app1",
         "server": "granian",
@@ -123,28 +128,52 @@ def test_what_a_live_release_was_built_for_stays():
 
 
 PLAN = {
-    "orders": {"id": "o1", "sha256": "d1", "new": False, "node": "app1"},
-    "users": {"id": "old", "sha256": "d2", "new": True, "node": ""},
+    "orders": {"id": "o1", "sha256": "d1", "bundle_sha256": "b1", "new": False, "node": "app1"},
+    "users": {"id": "old", "sha256": "d2", "bundle_sha256": "b2", "new": True, "node": ""},
 }
 
 
 def test_what_a_node_lacks():
     facts = [answer("app1", orders="o1"), answer("app2")]
     assert releases.releases_missing(PLAN, ["orders", "users"], facts, "app2") == [
-        {"name": "orders", "id": "o1", "sha256": "d1", "node": "app1"}
+        {"name": "orders", "id": "o1", "sha256": "d1", "bundle_sha256": "b1", "node": "app1"}
     ]
     assert releases.releases_missing(PLAN, ["orders", "users"], facts, "app1") == []
 
 
 def test_a_node_that_did_not_answer_lacks_everything():
     assert releases.releases_missing(PLAN, ["orders", "users"], [], "app3") == [
-        {"name": "orders", "id": "o1", "sha256": "d1", "node": "app1"},
-        {"name": "users", "id": "old", "sha256": "d2", "node": ""},
+        {"name": "orders", "id": "o1", "sha256": "d1", "bundle_sha256": "b1", "node": "app1"},
+        {"name": "users", "id": "old", "sha256": "d2", "bundle_sha256": "b2", "node": ""},
     ]
 
 
 def test_a_live_release_is_left_alone():
     assert releases.releases_missing(PLAN, ["orders"], [answer("app1", orders="another")], "app1") == []
+
+
+def test_each_release_has_two_files_to_ship():
+    digests = {"sha256": "a" * 64, "bundle_sha256": f"{'b' * 24}{'c' * 40}"}
+    missing = {"name": "orders", "id": "o1", **digests, "node": "app1"}
+    archive, bundle = releases.releases_files([missing], "/kept", "/cache")
+    assert archive == {
+        "here": "/kept/orders/o1.tar.gz",
+        "there": "/cache/orders-o1.tar.gz",
+        "sha256": "a" * 64,
+        "node": "app1",
+    }
+    assert bundle == {
+        "here": f"/kept/orders/wheels-{'b' * 24}.tar",
+        "there": f"/cache/orders-wheels-{'b' * 24}.tar",
+        "sha256": digests["bundle_sha256"],
+        "node": "app1",
+    }
+    # The module's files are those that were shipped.
+    tasks = yaml.safe_load((ROOT / "roles/releases/tasks/ship.yml").read_text())
+    given = next(task["release_install"] for task in tasks if "release_install" in task)
+    known = {"item": missing, "__releases_cache": "/cache"}
+    assert jinja2.Template(given["archive"]).render(known) == archive["there"]
+    assert jinja2.Template(given["bundle"]).render(known) == bundle["there"]
 
 
 LIVE = {"version": "v2", "server": "gunicorn", "interface": "asgi", "source": {"kind": "path", "origin": ""}}
@@ -204,7 +233,7 @@ def test_filters_are_offered_by_name():
 
 def test_check_mode_ships_nothing_that_has_yet_to_be_resolved():
     """There a release that no lock is kept for has no id, and so no archive either."""
-    plan = {name: {"id": id, "sha256": "", "new": True, "node": ""} for name, id in (("orders", ""), ("users", "u1"))}
+    plan = {name: {"id": id, **UNKNOWN, "new": True, "node": ""} for name, id in (("orders", ""), ("users", "u1"))}
     assert releases.releases_missing(plan, ["orders", "users"], [answer("app1")], "app1") == [
-        {"name": "users", "id": "u1", "sha256": "", "node": ""}
+        {"name": "users", "id": "u1", **UNKNOWN, "node": ""}
     ]
