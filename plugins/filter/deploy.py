@@ -174,10 +174,40 @@ def deploy_outcome(nodes: list[str], hostvars: Mapping, errors: list[str]) -> st
     lines.append(f"{', '.join(back) or 'No node'} went back to what lived before, and so do all others that serve.")
     if stuck:
         lines.append(f"These could not go back; see `make releases`, and deploy again: {'; '.join(stuck)}")
-    touched = [node for node in lost if "deploy_done" in its[node]]
+    touched = [node for node in lost if "deploy_begun" in its[node]]
     if touched:
         lines.append(f"{', '.join(touched)} could not be reached any more; shut on return until site.yml ran there.")
     return "\n".join(lines)
+
+
+def deploy_batched(nodes: list[str], sizes: list[int | str]) -> list[list[str]]:
+    """Return nodes in batches, by the rules of Ansible's `serial`.
+
+    Parameters:
+        nodes: their names, in the order in which they are to be switched.
+        sizes: of each batch the number of its nodes, or the share of all (`30%`, rounded down, one node at least); the
+            last size is that of all others.
+    Errors:
+        ValueError where there is no size, or one that is no number above 0.
+    """
+    if not sizes:
+        raise ValueError("deploy_serial has to have the size of one batch at least, such as [1, 2]")
+    batches, left = [], list(nodes)
+    for number in range(len(nodes)):
+        if not left:
+            break
+        size = _size(sizes[min(number, len(sizes) - 1)], len(nodes))
+        batches.append(left[:size])
+        left = left[size:]
+    return batches
+
+
+def _size(size: int | str, of: int) -> int:
+    text = str(size)
+    number = text.removesuffix("%")
+    if not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"deploy_serial: {size} is no number of nodes and no share of them, such as 2 or 30%")
+    return max(1, of * int(number) // 100) if text != number else int(number)
 
 
 class FilterModule:
@@ -190,6 +220,7 @@ class FilterModule:
             deploy_reason,
             deploy_releases,
             deploy_back,
+            deploy_batched,
             deploy_told,
             deploy_outcome,
         )

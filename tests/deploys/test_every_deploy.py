@@ -124,7 +124,7 @@ def test_a_node_that_dies_in_its_switch_has_the_others_go_back(hosts, folder):
         assert run.returncode != 0, text[-4000:]
         assert f"{last} can no longer be reached" in text, text[-4000:]
         lab.wait_until_ready(120)
-    assert watch.failed == []
+    assert watch.requests_failed == []
     assert live(hosts) == before
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
-from landscape import load
+from landscape import ROOT, load
 
 deploy = load("plugins/filter/deploy.py", "filter_deploy")
 releases = load("plugins/filter/releases.py", "filter_releases_for_deploys")
@@ -138,7 +139,7 @@ def test_what_is_about_to_happen_is_told():
         (
             {
                 "app1": {"deploy_prepared": True, "deploy_stuck": "no space"},
-                "app2": {"deploy_prepared": True, "deploy_done": True},
+                "app2": {"deploy_prepared": True, "deploy_begun": True},
             },
             "it broke\nNo node went back to what lived before, and so do all others that serve.\n"
             "These could not go back; see `make releases`, and deploy again: app1: no space\n"
@@ -152,6 +153,32 @@ def test_what_is_about_to_happen_is_told():
 )  # fmt: skip
 def test_what_failed_is_told_with_how_the_nodes_were_left(its, expected):
     assert deploy.deploy_outcome(list(its), its, ["it broke"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([1, 2], ["a", "bc", "de"]),
+        (["100%"], ["abcde"]),
+        ([1, "50%"], ["a", "bc", "de"]),
+        (["1%"], ["a", "b", "c", "d", "e"]),
+        ([1, 9], ["a", "bcde"]),
+    ],
+)
+def test_nodes_are_switched_in_batches_of_the_sizes_that_were_asked_for(sizes, expected):
+    assert deploy.deploy_batched(list("abcde"), sizes) == [list(batch) for batch in expected]
+
+
+@pytest.mark.parametrize("sizes", [[], [0], ["some"], [-1], ["0%"]])
+def test_a_batch_of_no_size_is_refused(sizes):
+    with pytest.raises(ValueError, match="deploy_serial"):
+        deploy.deploy_batched(["a"], sizes)
+
+
+def test_no_playbook_goes_back_from_a_batch_that_is_a_play_of_its_own():
+    """Ansible ends the whole run, and not only the play, where all hosts of a `serial` batch are lost or failed."""
+    plays = yaml.safe_load((ROOT / "playbooks/deploy_switch.yml").read_text())
+    assert [play["name"] for play in plays if "serial" in play] == []
 
 
 def rollback(asked: str = "", **nodes: dict) -> dict:
