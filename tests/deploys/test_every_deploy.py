@@ -143,5 +143,5 @@ def test_a_load_balancer_dies_meanwhile(hosts, folder):
         lab.wait_until_ready(90)
     assert run.returncode == 0, said[-4000:]
     # Connections to a host that is gone are the clients' to give up; whoever connects anew is answered.
-    assert [text for text in watch.failed if "timed out" not in text and "ConnectionReset" not in text] == []
+    assert [text for text in watch.requests_failed if "timed out" not in text and "ConnectionReset" not in text] == []
     assert len(set(live(hosts).values())) == 1
