@@ -384,12 +384,15 @@ class Proxy:
         for row in parse_rows(self.ask("show stat -1 4 -1"), ","):
             if row["pxname"] in [self.backend + end for end in LEADING] and row["svname"] in SLOTS:
                 errors[row["svname"]] += sum(int(row.get(name) or 0) for name in ("hrsp_5xx", "econ", "eresp"))
-        # One entry of the table a slot: 0x7f00: key=blue use=0 exp=0 shard=0 gpc(0)=12 gpc(1)=340
+        # One entry of the table a slot: 0x7f00: key=blue use=0 exp=0 shard=0 gpc0=12 gpc1=340
         counted = {}
         for line in self.ask(f"show table {self.backend}.slots").splitlines():
             words = dict(word.split("=", 1) for word in line.split() if "=" in word)
             if words.get("key") in SLOTS:
-                counted[words["key"]] = (int(words.get("gpc(0)", 0)), int(words.get("gpc(1)", 0)))
+                # Without counts there would be nothing to hold against a release, and every one would do.
+                if not {"gpc0", "gpc1"} <= set(words):
+                    raise SlotError(f"the node proxy counts the answers of slots in a way that is not known: {line}")
+                counted[words["key"]] = (int(words["gpc0"]), int(words["gpc1"]))
         return {slot: Answers(*counted.get(slot, (0, 0)), errors[slot]) for slot in SLOTS}
 
     def servers(self) -> dict[str, Server]:

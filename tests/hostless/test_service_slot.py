@@ -179,9 +179,10 @@ def test_check_mode_expects_what_the_tasks_before_would_install(tmp_path, releas
 
 
 Answers = slot.Answers
+# As HAProxy 3.0.11 prints it.
 TABLE = """# table: orders.slots, type: string, size:16, used:2
-0x7f1c2c01a2b0: key=blue use=0 exp=0 shard=0 gpc(0)=40 gpc(1)=800
-0x7f1c2c01a3c0: key=app2 use=0 exp=0 shard=0 gpc(0)=9 gpc(1)=9
+0x7fa87d55d1c8: key=blue use=0 exp=0 shard=0 gpc0=40 gpc1=800
+0x7fa87d55bcc8: key=app2 use=0 exp=0 shard=0 gpc0=9 gpc1=9
 
 """
 
@@ -191,6 +192,10 @@ def test_what_each_slot_has_answered():
     proxy = NodeProxy("orders", stat)
     proxy.table = TABLE
     assert proxy.answers() == {"blue": Answers(40, 800, 99 + 1 + 2 + 5), "green": Answers()}
+    # One that prints them otherwise is found out, rather than believed to have seen nothing.
+    proxy.table = TABLE.replace("gpc0", "gpc(0)").replace("gpc1", "gpc(1)")
+    with pytest.raises(slot.SlotError, match="in a way that is not known: 0x7fa87d55d1c8: key=blue"):
+        proxy.answers()
 
 
 def test_answers_are_counted_anew_after_a_reload():
