@@ -146,12 +146,13 @@ POLL_SECONDS = 0.2
 WATCH_SECONDS = 0.5
 # Requests that end within so many seconds are let end before the server is told to stop.
 SHORT_SECONDS = 3.0
-# So many errors are needed before a share of them says anything, and so many answers before a mean time does. When the
-# time is up, and there was little to see, fewer are enough if they are more than half of all.
+# So many errors are needed before a share of them says anything, and so many answers before a time does; a slow slot has
+# few, since the proxy prefers the one with fewer requests. When the time is up, and there was little to see, fewer errors
+# are enough if they are more than half of all.
 FEW_ERRORS = 5
 LEAST_ERRORS = 2
 HALF = 50
-FEW_ANSWERS = 10
+FEW_ANSWERS = 5
 # What a new slot's typical response time may be above the old one's in any case, in milliseconds: caches are cold.
 SLACK_MS = 50.0
 # The node proxy's backends that lead to a service's slots, by what follows its name. Those that are checked have states

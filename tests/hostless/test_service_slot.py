@@ -235,8 +235,8 @@ def test_few_errors_tell_at_the_end_when_they_are_most_of_what_it_answered(new, 
     [
         ([Answers(20, 20 * 81)], [Answers(20, 20 * 10)], "it typically took 81 ms to answer, the old slot 10 ms"),
         ([Answers(20, 20 * 80)], [Answers(20, 20 * 10)], ""),  # three times, and 50 ms
-        ([Answers(9, 9 * 900)], [Answers(20, 20 * 10)], ""),  # too few to tell
-        ([Answers(20, 20 * 900)], [Answers(9, 9 * 10)], ""),
+        ([Answers(4, 4 * 900)], [Answers(20, 20 * 10)], ""),  # too few to tell
+        ([Answers(20, 20 * 900)], [Answers(4, 4 * 10)], ""),
         # A report of ten seconds, in either: their means over all are 1,009 and 10 ms, and 800 and 1,009.
         ([Answers(5, 50), Answers(5, 10_040), Answers(), Answers()], [Answers(5, 50)] * 2, ""),
         (
