@@ -146,9 +146,9 @@ POLL_SECONDS = 0.2
 WATCH_SECONDS = 0.5
 # Requests that end within so many seconds are let end before the server is told to stop.
 SHORT_SECONDS = 3.0
-# So many errors are needed before a share of them says anything, and so many answers before a time does; a slow slot has
-# few, since the proxy prefers the one with fewer requests. When the time is up, and there was little to see, fewer errors
-# are enough if they are more than half of all.
+# So many errors are needed before a share of them says anything, and so many answers before a time does; a slow slot
+# has few, since the proxy prefers the one with fewer requests. When the time is up, and there was little to see, fewer
+# errors are enough if they are more than half of all.
 FEW_ERRORS = 5
 LEAST_ERRORS = 2
 HALF = 50
