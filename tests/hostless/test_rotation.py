@@ -292,6 +292,9 @@ def change(tmp_path, name: str, stage: str) -> Landscape:
         rotate_name=name,
         # What the playbook tells those that it imports, which Ansible evaluates for hosts of plays only while it runs.
         rotate_kind=kind,
+        rotate_certificates="all" if kind == "certificates" else [],
+        rotate_both="all" if kind == "authority" else [],
+        rotate_onward="all" if kind == "authority" else [],
         deploy_kind="rotate",
         deploy_services=[service],
         deploy_hooks=[],
