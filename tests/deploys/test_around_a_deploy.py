@@ -54,6 +54,15 @@ def test_a_hook_that_fails_is_a_failure_of_its_phase(hosts, folder, phase):
     assert f"not on {last}" in seen.read_text() or phase == "before_prepare"
 
 
+def test_a_hook_that_fails_after_a_failure_hides_no_reason_and_keeps_no_lock(hosts, folder):
+    hooks = [{"at": "after_failure", "run": "echo nobody could be told >&2; exit 3"}]
+    done = deploy(variant(folder, "no-import"), deploy_hooks=hooks)
+    assert done.returncode != 0
+    told_last = done.stdout.rpartition("TASK [Say what failed]")[2]
+    assert "No module named 'what_nobody_has'" in told_last, done.stdout[-4000:]
+    assert "nobody could be told" in told_last
+
+
 @several
 def test_a_node_that_serves_and_cannot_be_reached_is_left_behind_only_by_force(hosts, folder, playbook):
     before = live(hosts)
