@@ -9,7 +9,7 @@ import time
 
 import deploys
 import pytest
-from deploys import deploy, killed_in, live, variant, watched
+from deploys import deploy, killed_in, live, started, variant, watched
 
 import lab
 
@@ -81,7 +81,7 @@ def test_what_fails_leaves_all_nodes_on_the_release_before(hosts, folder, kind):
 def test_a_controller_that_dies_leaves_what_the_next_deploy_finishes(hosts, folder, task):
     own = variant(folder, "good")
     with watched() as watch:
-        killed_in(own, task)
+        killed_in(started(own), task)
         assert deploys.unlock().returncode == 0
         done = deploy(own)
     assert done.returncode == 0, done.stdout[-4000:]
@@ -105,7 +105,7 @@ def test_a_node_that_dies_in_its_switch_has_the_others_go_back(hosts, folder):
     last = lab.NODES[-1]
     own = variant(folder, "good")
     with watched() as watch:
-        run = deploys.started(own, deploy_serial=[1, 1, 1], deploy_watch_next=4)
+        run = started(own, deploy_serial=[1, 1, 1], deploy_watch_next=4)
         said = []
         task = ""
         try:
@@ -132,7 +132,7 @@ def test_a_node_that_dies_in_its_switch_has_the_others_go_back(hosts, folder):
 def test_a_load_balancer_dies_meanwhile(hosts, folder):
     holder = lab.holders(hosts)[0]
     with watched() as watch:
-        run = deploys.started(variant(folder, "good"))
+        run = started(variant(folder, "good"))
         for line in run.stdout:
             if line.startswith("TASK [") and "Have the other slot take over" in line:
                 deploys.power(holder, on=False)

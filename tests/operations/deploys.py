@@ -115,8 +115,13 @@ def command(own: dict, **more: object) -> list[str]:
 
 def started(own: dict, **more: object) -> subprocess.Popen:
     """Start a deploy, which prints into a pipe."""
+    return run_of(command(own, **more))
+
+
+def run_of(words: list[str]) -> subprocess.Popen:
+    """Start a command of Ansible's in a session of its own, which prints into a pipe."""
     return subprocess.Popen(
-        command(own, **more),
+        words,
         cwd=lab.ROOT,
         env=lab.environment() | {"ANSIBLE_STRATEGY": "mitogen_linear"},
         stdout=subprocess.PIPE,
@@ -133,13 +138,12 @@ def deploy(own: dict, **more: object) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(run.args, run.returncode, said)
 
 
-def killed_in(own: dict, task: str, **more: object) -> str:
-    """Start a deploy, kill the controller within a task, and return what it had said.
+def killed_in(run: subprocess.Popen, task: str) -> str:
+    """Kill the controller within a task of a run that was started, and return what it had said.
 
     AssertionError where the task never begins.
     """
     said = []
-    run = started(own, **more)
     for line in run.stdout:
         said.append(line)
         if line.startswith("TASK [") and task in line:
@@ -300,7 +304,7 @@ def check_failure(hosts: dict[str, lab.Host], folder: Path, kind: str) -> None:
     """Deploy a variant that fails, and find all nodes on the release before, with a clear message."""
     before = live(hosts)
     with watched() as watch:
-        # Long enough for a mean time to say something; a slot that never is ready is found out sooner than usual.
+        # Long enough for response times to say something; a slot that never is ready is found out sooner than usual.
         more = {"deploy_watch": 10} if kind == "ten-times-slower" else {}
         if kind in ("never-ready", "not-on-app3"):
             more["python_service_start_timeout"] = 15
@@ -321,7 +325,7 @@ def check_taken_back(hosts: dict[str, lab.Host], folder: Path) -> None:
     """Kill the controller between two nodes; a second deploy is refused, and a rollback finds the release before."""
     before = live(hosts)
     with watched() as watch:
-        killed_in(variant(folder, "good"), "Have background processes and schedules follow")
+        killed_in(started(variant(folder, "good")), "Have background processes and schedules follow")
         assert len(set(live(hosts).values())) == 2
         refused = deploy({}, deploy_kind="rollback")
         assert refused.returncode != 0

@@ -9,14 +9,13 @@ import shlex
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from deploys import ENTRY, watched
+from deploys import ENTRY, killed_in, run_of, watched
 
 import lab
 
@@ -49,29 +48,9 @@ def rotated(playbook: Playbook, name: str, **more: object) -> str:
     return done.stdout
 
 
-def killed_in(name: str, task: str) -> None:
-    """Begin a change, and kill the controller within a task; AssertionError where that never begins."""
-    run = subprocess.Popen(
-        [str(lab.ROOT / ".venv/bin/ansible-playbook"), f"--inventory={lab.INVENTORY}", *told(name)],
-        cwd=lab.ROOT,
-        env=lab.environment() | {"ANSIBLE_STRATEGY": "mitogen_linear"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    said = []
-    for line in run.stdout:
-        said.append(line)
-        if line.startswith("TASK [") and task in line:
-            time.sleep(1.0)
-            break
-    ended = run.poll()
-    lab.kill_family(run.pid)
-    run.stdout.close()
-    run.wait()
-    assert ended is None, "".join(said[-60:])
-    assert any(task in line for line in said), "".join(said[-60:])
+def begun(name: str) -> subprocess.Popen:
+    """Start a change, which prints into a pipe."""
+    return run_of([str(lab.ROOT / ".venv/bin/ansible-playbook"), f"--inventory={lab.INVENTORY}", *told(name)])
 
 
 def environments(host: lab.Host, service: str) -> list[dict[str, str]]:
@@ -184,7 +163,7 @@ def test_a_change_that_is_cut_off_is_finished_by_the_same_command(hosts, playboo
     name, number = "orders/database", generation("orders/database")
     before = value(hosts, "orders", "DATABASE_URL")
     with watched(slow=False) as watch:
-        killed_in(name, task)
+        killed_in(begun(name), task)
         # Somebody else is told what it waits for.
         other = playbook(*told(name, deploy_who="others"))
         assert other.returncode != 0
@@ -202,7 +181,7 @@ def test_the_landscapes_run_goes_on_where_a_change_was_cut_off(hosts, playbook):
     """Both say the same of each stage, so a run between the two fails nobody and undoes nothing."""
     name, number = "orders/database", generation("orders/database")
     with watched(slow=False) as watch:
-        killed_in(name, "Have the other slot take over")
+        killed_in(begun(name), "Have the other slot take over")
         done = playbook("site.yml")
         assert done.returncode == 0, done.stdout[-4000:]
         done = playbook(*told(name))
@@ -327,7 +306,7 @@ def test_the_authority(hosts, playbook, former, tmp_path):
 def test_a_change_of_the_authority_that_is_cut_off_is_finished_by_the_same_command(hosts, playbook, task):
     name, number = "authority", generation("authority")
     with watched(slow=False) as watch:
-        killed_in(name, task)
+        killed_in(begun(name), task)
         done = playbook(*told(name))
     assert done.returncode == 0, done.stdout[-4000:]
     assert watch.failed == []
