@@ -250,6 +250,59 @@ def test_a_new_slot_that_takes_much_longer_is_slow(new, old, told):
     assert slot.slow(new, old, 3.0) == told
 
 
+class Watched(slot.Service):
+    """A service whose new slot `green` and old one `blue` answer ten times a second, on a clock of its own.
+
+    Parameters:
+        took: how long the new one takes, in milliseconds, by the seconds that have passed; the old one takes 10.
+    """
+
+    def __init__(self, took, monkeypatch, tmp_path) -> None:
+        module = CheckMode("b")
+        module.params |= {"watch": 4.0, "watch_errors": 2, "watch_slower": 3.0}
+        (tmp_path / "orders").mkdir()
+        super().__init__(module, str(tmp_path))
+        self.took, self.now, self.sums, self.retired = took, 0.0, [0, 0], []
+        self.proxy = self
+        monkeypatch.setattr(slot.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(slot.time, "sleep", self.pass_time)
+
+    def pass_time(self, seconds: float) -> None:
+        count = round(10 * seconds)
+        self.now += seconds
+        self.sums = [self.sums[0] + count, self.sums[1] + count * self.took(self.now)]
+
+    def answers(self) -> dict:
+        count, milliseconds = self.sums
+        return {"green": Answers(count, milliseconds), "blue": Answers(count, 10 * count)}
+
+    def servers(self) -> dict:
+        return {"green": slot.Server("UP", "L7OK", 0, False)}
+
+    def retire(self, name: str) -> None:
+        self.retired.append(name)
+
+
+def test_a_new_slot_that_is_slow_at_first_is_looked_at_once_more(monkeypatch, tmp_path):
+    service = Watched(lambda passed: 759 if passed < 4 else 10, monkeypatch, tmp_path)
+    service.watch("green", "blue")
+    assert service.retired == []
+    assert service.now == 8
+
+
+def test_a_new_slot_that_stays_slow_is_retired(monkeypatch, tmp_path):
+    service = Watched(lambda _: 759, monkeypatch, tmp_path)
+    with pytest.raises(slot.SlotError, match="it typically took 759 ms to answer, the old slot 10 ms"):
+        service.watch("green", "blue")
+    assert service.retired == ["green"]
+
+
+def test_a_new_slot_that_does_well_is_looked_at_once(monkeypatch, tmp_path):
+    service = Watched(lambda _: 12, monkeypatch, tmp_path)
+    service.watch("green", "blue")
+    assert service.now == 4
+
+
 def test_rows_of_the_node_proxy():
     assert [row["status"] for row in slot.parse_rows(STAT, ",")] == ["UP", "DOWN", *["UP"] * 5]
     assert [row["srv_admin_state"] for row in slot.parse_rows(STATE, " ")] == ["8", "0", "0", "16"]
