@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from molecule.util import dict2args
 
 from landscape import ROOT
 
@@ -127,6 +129,13 @@ def test_molecule_scenarios_find_their_playbooks():
         content = yaml.safe_load(path.read_text()) or {}
         playbooks = content.get("ansible", {}).get("playbooks", {})
         assert [name for name in playbooks.values() if not (path.parent / name).exists()] == [], path
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("molecule/*/molecule.yml")), ids=lambda path: path.parent.name)
+def test_molecule_scenarios_call_their_verifier(path):
+    """Molecule takes no number where a command's word belongs: it ends with a TypeError once the lab stands."""
+    options = (yaml.safe_load(path.read_text()) or {}).get("verifier", {}).get("options", {})
+    shlex.join(dict2args(options))
 
 
 def links() -> list[tuple[str, str]]:
