@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from landscape import ROOT, load
+from landscape import ROOT, Landscape, load
 
 deploy = load("plugins/filter/deploy.py", "filter_deploy")
 releases = load("plugins/filter/releases.py", "filter_releases_for_deploys")
@@ -253,3 +253,11 @@ def test_only_what_is_deployed_counts_and_only_where_it_was_reached():
     nodes = NODES | {"users": ["app1"]}
     assert releases.releases_reached(nodes, [], []) == nodes
     assert releases.releases_reached(nodes, ["orders"], ["app1", "app3"]) == {"orders": ["app1", "app3"]}
+
+
+def test_a_service_that_is_not_on_a_node_yet_is_told(tmp_path):
+    found = {"orders": {"live": "1f0c5ad0b2c9"}, "users": {"live": ""}, "other": {"live": ""}}
+    landscape = Landscape(
+        ROOT / "inventory/lab", lab_state=str(tmp_path), deploy_services=["orders", "users"], deploy_before=found
+    )
+    assert landscape.value("app1", "deploy_unborn") == ["users"]
