@@ -7,12 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from deploys import SERVICE, deploy, live, shut, started, told, variant, watched
+from deploys import SERVICE, deploy, live, several, shut, started, told, variant, watched
 
 import lab
 
 pytestmark = pytest.mark.usefixtures("unlocked")
-several = pytest.mark.skipif(len(lab.NODES) < 2, reason="there is one node")
 
 
 def test_a_second_deploy_is_refused_or_waits_for_the_first(hosts, folder):

@@ -9,7 +9,7 @@ import time
 
 import deploys
 import pytest
-from deploys import deploy, killed_in, live, started, variant, watched
+from deploys import deploy, killed_in, live, several, started, variant, watched
 
 import lab
 
@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("unlocked")
 ROW = int(os.environ.get("DEPLOYS_IN_A_ROW") or 10)
 # Where what was measured is written to, for docs/deploys.md.
 FIGURES = lab.STATE / "deploys.json"
-several = pytest.mark.skipif(len(lab.NODES) < 2, reason="there is one node")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 import websocket
 
 import lab
@@ -26,6 +27,7 @@ sys.path.insert(0, str(lab.ROOT))
 from resilience.fleet import power_of_lab
 
 SERVICE = "orders"
+several = pytest.mark.skipif(len(lab.NODES) < 2, reason="there is one node")
 # How long the slow page takes, in seconds. Two are always in flight, and each slot that goes waits for them.
 SLOW = float(os.environ.get("DEPLOYS_SLOW_SECONDS") or 3)
 # Where clients ask.
