@@ -171,10 +171,7 @@ test: setup-lab ## Run every check there is, the whole lab included
 	@$(MAKE) --jobs=2 --output-sync=target lint test-examples
 	@$(MAKE) test-hostless
 	@# Where one fails, the log's end says what: who reads only that, as of a CI run, need not search.
-	@set -o pipefail; COLUMNS=160 molecule test --all 2>&1 | tee .terrace/test.log || { \
-	    for lines in '^[^A-Za-z]*(FAILED|ERROR) tests/' 'fatal: |\[ERROR\]'; do \
-	        sed -e 's/\x1b\[[0-9;]*m//g' .terrace/test.log | grep -E "$$lines" | awk '!seen[$$0]++' | cut -c1-300 | tail -n 12; done; \
-	    exit 1; }
+	@set -o pipefail; COLUMNS=160 molecule test --all 2>&1 | tee .terrace/test.log || { .ci/failures .terrace/test.log; exit 1; }
 
 .PHONY: test-operations
 test-operations: setup-lab ## Switch over, restart and break a lab that is up, under load (`make test` does, on a lab of its own)

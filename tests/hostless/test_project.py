@@ -6,6 +6,7 @@ import functools
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,31 @@ def test_scripts_may_be_run():
 
 def test_scripts_stop_at_an_error():
     assert [name for name in scripts() if not re.search(r"(?m)^set -\w*e", texts()[name])] == []
+
+
+def test_python_without_a_name_that_says_so_is_checked_too():
+    included = set(tomllib.loads((ROOT / "ruff.toml").read_text())["extend-include"])
+    unnamed = {name for name, text in texts().items() if re.match(r"#!.*python", text) and Path(name).suffix == ""}
+    assert unnamed == included
+
+
+def test_what_failed_in_molecule_is_found_in_its_log(tmp_path):
+    """It runs pytest from the scenario's own folder, and draws a line beside what it prints."""
+    log = tmp_path / "test.log"
+    log.write_text(
+        "\x1b[2m\x1b[33m│\x1b[0m ../../tests/fleet/test_hosts.py::test_clock[db1] \x1b[32mPASSED\x1b[0m\n"
+        "\x1b[2m\x1b[33m│\x1b[0m \x1b[1m\x1b[31mE       assert 3 == 0\x1b[0m\n"
+        "\x1b[2m\x1b[33m│\x1b[0m \x1b[31mFAILED\x1b[0m "
+        "../../tests/operations/test_rolling.py::\x1b[1mtest_reboot\x1b[0m - assert 3 == 0\n"
+        "\x1b[2m\x1b[33m│\x1b[0m FAILED - RETRYING: [db1]: cluster | Wait (60 retries left).\n"
+        "[db2]: FAILED! => fatal: \n"
+    )
+    result = subprocess.run([ROOT / ".ci/failures", log], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [
+        "E       assert 3 == 0",
+        "[db2]: FAILED! => fatal: ",
+        "FAILED ../../tests/operations/test_rolling.py::test_reboot - assert 3 == 0",
+    ]
 
 
 def targets() -> dict[str, str]:
@@ -192,7 +218,10 @@ def test_rows_of_tables_have_as_many_cells_as_their_heads():
 def test_whatever_operations_are_told_has_a_default():
     """Somebody may run a playbook without make, and the harness does: what is not said must not be undefined."""
     told = set(
-        re.findall(r'\b((?:switchover|restart|logs|run|status|rotate)_\w+)"?[:=](?!=)', (ROOT / "Makefile").read_text())
+        re.findall(
+            r'\b((?:switchover|restart|logs|run|status|rotate|restore|site|backups?)_\w+)"?[:=](?!=)',
+            (ROOT / "Makefile").read_text(),
+        )
     )
     told.remove("run_command")  # an environment variable
     assert told == set(yaml.safe_load((ROOT / "playbooks/group_vars/all/operations.yml").read_text()))
