@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import subprocess
@@ -105,6 +106,16 @@ def test_what_failed_in_molecule_is_found_in_its_log(tmp_path):
         "[db2]: FAILED! => fatal: ",
         "FAILED ../../tests/operations/test_rolling.py::test_reboot - assert 3 == 0",
     ]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_what_failed_is_found_beside_a_character_that_is_cut_in_half(tmp_path, locale):
+    log = tmp_path / "test.log"
+    log.write_text(f"E   {'a' * 195}│\nE   assert 3 == 0\n")
+    result = subprocess.run(
+        [ROOT / ".ci/failures", log], env={**os.environ, "LC_ALL": locale}, capture_output=True, check=True
+    )
+    assert [line[:8] for line in result.stdout.splitlines()] == [b"E   aaaa", b"E   asse"]
 
 
 def targets() -> dict[str, str]:
