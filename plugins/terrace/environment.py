@@ -242,7 +242,8 @@ class Environment:
                 addresses[host] = str(self.hostvars[host]["topology_address"] or "")
             except (AnsibleError, TemplateError):
                 continue
-        for text in topology.topology_problems(self.groups, addresses):
+        optional = ("backup",) if self._get("backup_repository") else ()
+        for text in topology.topology_problems(self.groups, addresses, optional):
             yield Problem(self.inventories[0].hosts_file if self.inventories else "hosts.yml", "", text)
         virtual = self._get("loadbalancer_virtual_address")
         if virtual and isinstance(virtual, str):

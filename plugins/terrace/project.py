@@ -11,6 +11,8 @@ import yaml
 
 from terrace.contracts import ROOT
 
+# Groups that a playbook makes in its run are none of an inventory.
+GROUP_BY = "ansible.builtin.group_by"
 ROLE_TASKS = ("include_role", "import_role", "ansible.builtin.include_role", "ansible.builtin.import_role")
 
 
@@ -63,10 +65,12 @@ def calls() -> dict[str, list[Call]]:
     """Return where the playbooks run which role."""
     found: dict[str, list[Call]] = {}
     for path in sorted(ROOT.glob("playbooks/*.yml")):
-        for play in yaml.safe_load(path.read_text()) or []:
+        plays = yaml.safe_load(path.read_text()) or []
+        made = {task[GROUP_BY]["key"] for play in plays for task in _tasks_of(play) if GROUP_BY in task}
+        for play in plays:
             groups = [each for each in re.split(r"[:,]", str(play.get("hosts", ""))) if re.fullmatch(r"[\w-]+", each)]
             for role, entry, given in _roles(play):
-                found.setdefault(role, []).extend(Call(group, entry, given) for group in groups)
+                found.setdefault(role, []).extend(Call(group, entry, given) for group in groups if group not in made)
     return found
 
 
@@ -76,10 +80,14 @@ def _roles(play: dict) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for role in play.get("roles") or []:
         role = role if isinstance(role, dict) else {"role": role}
         yield str(role.get("role") or role.get("name")), "main", {**common, **role, **(role.get("vars") or {})}
-    for task in _tasks([part for key in ("pre_tasks", "tasks", "post_tasks") for part in play.get(key) or []]):
+    for task in _tasks_of(play):
         for action in ROLE_TASKS:
             if isinstance(role := task.get(action), dict):
                 yield str(role["name"]), role.get("tasks_from", "main"), {**common, **(task.get("vars") or {})}
+
+
+def _tasks_of(play: dict) -> Iterator[dict]:
+    yield from _tasks([part for key in ("pre_tasks", "tasks", "post_tasks") for part in play.get(key) or []])
 
 
 def _tasks(tasks: list[dict]) -> Iterator[dict]:
@@ -99,7 +107,8 @@ def groups_of(role: str, name: str) -> list[str]:
         {
             call.group
             for call in calls().get(role, [])
-            if not any(
+            if name in entries().get(role, {}).get(call.entry, {name})
+            and not any(
                 name.startswith(f"{role}_{other}_") for other in instances - {call.given.get(f"{role}_instance")}
             )
         }

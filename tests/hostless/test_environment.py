@@ -349,3 +349,72 @@ def test_an_example_gets_its_secrets_by_the_same_command(tmp_path, made, example
     assert len(key) == 48
     assert key != secrets(made.path, made.password)["vault_key"]
     assert f"{example}/group_vars/all/vault.yml is there already" in message(make_secrets(example, tmp_path))
+
+
+# Out of one machine, and into another
+
+
+def export(made: Made, file: Path, password: Path) -> subprocess.CompletedProcess:
+    extra = f'{{"export_file": "{file}", "export_password": "{password}"}}'
+    words = (f"--inventory={made.path}", f"--vault-password-file={made.path}/.vault-password")
+    return ansible(*words, "playbooks/environment_export.yml", f"--extra-vars={extra}", home=made.home)
+
+
+def imported(file: Path, password: Path, root: Path, home: Path) -> subprocess.CompletedProcess:
+    extra = f'{{"import_file": "{file}", "import_password": "{password}", "import_directory": "{root}"}}'
+    words = ("--inventory=localhost,", "playbooks/environment_import.yml", f"--extra-vars={extra}")
+    return ansible(*words, home=home)
+
+
+@pytest.fixture(scope="module")
+def exported(made, tmp_path_factory) -> tuple[Path, Path]:
+    """A file of `make environment-export`, and that with its password."""
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "password").write_text("of the export alone\n")
+    authority = made.path / ".pki"
+    authority.mkdir(mode=0o700)
+    (authority / "ca.crt").write_text("a certificate\n")
+    (authority / "ca.key").write_text("a key that is encrypted\n")
+    (authority / "ca.key").chmod(0o600)
+    (made.path.parents[1] / "services/shop.yml").write_text("# A service.\n")
+    done = export(made, folder / "qa.export", folder / "password")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "qa.export", folder / "password"
+
+
+def test_an_exported_environment_comes_back_as_it_was(made, exported, tmp_path):
+    file, password = exported
+    assert mode(file) == 0o600
+    assert file.read_bytes().startswith(b"$ANSIBLE_VAULT;")
+    home, root = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    done = imported(file, password, root, home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    back = root / "inventory/qa"
+    assert names(back) == names(made.path)
+    for name in names(made.path) - {".vault-password"}:
+        assert (back / name).read_bytes() == (made.path / name).read_bytes(), name
+    assert mode(back / ".pki/ca.key") == 0o600
+    assert mode(back / ".vault-password") == 0o600
+    assert (back / ".vault-password").resolve().is_relative_to(home)
+    assert secrets(back, (back / ".vault-password").read_text().strip()) == secrets(made.path, made.password)
+    assert (root / "services/shop.yml").read_text() == "# A service.\n"
+    assert (root / ".gitignore").read_text().split() == [".terrace/", ".vault-password"]
+    assert "is there already" in message(imported(file, password, root, home))
+
+
+def test_another_password_opens_no_export(exported, tmp_path):
+    file, _ = exported
+    (tmp_path / "other").write_text("another\n")
+    done = imported(file, tmp_path / "other", tmp_path / "ops", tmp_path)
+    assert "Decryption failed" in message(done)
+    assert names(tmp_path) == {"other"}
+
+
+def test_what_cannot_be_exported_is_said(made, exported, tmp_path):
+    file, password = exported
+    assert "is there already; choose another FILE" in message(export(made, file, password))
+    assert "There is no file" in message(export(made, tmp_path / "x", tmp_path / "none"))
+    own = (made.path / ".vault-password").resolve()
+    assert "which would lie inside; use another one" in message(export(made, tmp_path / "x", own))
+    assert names(tmp_path) == set()
