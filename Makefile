@@ -44,8 +44,9 @@ clean: down ## Remove the lab, its images and caches, and the virtual environmen
 	@rm -rf /var/lib/terrace-lab .terrace .venv
 
 .PHONY: site
-site: setup ## Run site.yml on an environment (ENV=)
-	@$(READABLE) && $(ANSIBLE) site.yml
+site: setup ## Run site.yml on an environment (ENV=; RESTORE=1 brings lost databases back from the repository)
+	@$(READABLE) && $(ANSIBLE) site.yml $(if $(RESTORE),$(site_restore))
+site_restore = --extra-vars='{"site_restore": true, "restore_time": "$(TIME)", "restore_point": "$(POINT)", "restore_backup": "$(BACKUP)"}'
 
 .PHONY: check
 check: setup ## Validate an environment without touching a host (ENV=; OFFLINE=1 asks no repository and no index)
@@ -59,6 +60,13 @@ preflight: setup ## Ask an environment's hosts whether they can be what they are
 environment: setup ## Make a new environment with fresh, encrypted secrets (NAME=, DIR=, VAULT_PASSWORD=)
 	@$(if $(NAME),,echo "terrace: say which: make environment NAME=qa" >&2; exit 1)
 	@$(HERE) playbooks/environment.yml --extra-vars='{"environment_name": "$(NAME)", "environment_directory": "$(or $(DIR),$(CURDIR))"}'
+
+.PHONY: environment-export environment-import
+environment-export: setup ## Write an environment with its authority and vault into one encrypted file (FILE=, EXPORT_PASSWORD=, ENV=)
+	@$(ANSIBLE) playbooks/environment_export.yml --extra-vars='{"export_file": "$(FILE)", "export_password": "$(EXPORT_PASSWORD)"}'
+environment-import: setup ## Have an environment back from such a file (FILE=, EXPORT_PASSWORD=, DIR=)
+	@$(HERE) playbooks/environment_import.yml \
+	    --extra-vars='{"import_file": "$(FILE)", "import_password": "$(EXPORT_PASSWORD)", "import_directory": "$(or $(DIR),$(CURDIR))"}'
 
 .PHONY: secrets
 secrets: setup ## Open an environment's secrets in $$EDITOR; make them first where there are none (ENV=)
@@ -106,6 +114,36 @@ unlock: setup ## Break the lock of a deploy that is dead (ENV=)
 .PHONY: releases
 releases: setup ## List what each node has, what lives, and who deployed it when (SERVICE=, FORMAT=json, ENV=)
 	@ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/releases.yml --extra-vars='{"releases_of": "$(SERVICE)", "releases_format": "$(or $(FORMAT),table)"}'
+
+.PHONY: restored restored-drop restore-beside
+restore-beside: setup ## Restore into an instance beside the cluster (NAME=look, TIME="2026-01-31 12:00:00+00", POINT=, BACKUP=, ENV=)
+	@$(call restored,create)
+restored: setup ## List the instances that were restored beside the cluster (ENV=)
+	@$(call restored,list)
+restored-drop: setup ## Remove such an instance (NAME=look, ENV=)
+	@$(call restored,drop)
+restored = $(ANSIBLE) playbooks/restore_beside.yml --extra-vars='{"restore_verb": "$(1)", "restore_name": "$(NAME)", \
+    "restore_time": "$(TIME)", "restore_point": "$(POINT)", "restore_backup": "$(BACKUP)"}'
+
+.PHONY: restore restore-point restore-queue
+restore: setup ## Restore the whole cluster in place (TIME="2026-01-31 12:00:00+00" | POINT= | BACKUP= | the latest, CONFIRM=, KEEP=0, ENV=)
+	@$(ANSIBLE) playbooks/restore.yml --extra-vars='$(restore)'
+restore-queue: setup ## Have the queue hold what a snapshot of it holds, or the newest one (BACKUP=, CONFIRM=, ENV=)
+	@$(ANSIBLE) playbooks/restore_queue.yml --extra-vars='$(restore)'
+restore-point: setup ## Give what is there now a name to which it can be restored (NAME=before-import, ENV=)
+	@$(ANSIBLE) playbooks/restore_point.yml --extra-vars='{"restore_point": "$(NAME)"}'
+
+restore = {"restore_time": "$(TIME)", "restore_point": "$(POINT)", "restore_backup": "$(BACKUP)", "restore_confirm": "$(CONFIRM)", \
+    "restore_keep": $(if $(filter 0,$(KEEP)),false,true), "restore_id": "'$$(date -u +%Y%m%dT%H%M%SZ)'", "restore_lock": "'$$(date +%s)-$$$$'", "restore_who": "'$$(id -un)'", \
+    "restore_origin": "'$$(uname -n)'"}
+
+.PHONY: backup backup-proof backups
+backup: setup ## Take a backup of PostgreSQL now and verify it (TYPE=full|diff|incr, ENV=)
+	@$(ANSIBLE) playbooks/backup_now.yml --extra-vars='{"backup_kind": "$(or $(TYPE),incr)"}'
+backup-proof: setup ## Restore the newest backup beside the cluster, try it, and remove it (ENV=)
+	@$(ANSIBLE) playbooks/backup_proof.yml
+backups: setup ## List what can be restored (FORMAT=json, ENV=)
+	@ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/backups.yml --extra-vars='{"backups_format": "$(or $(FORMAT),table)"}'
 
 .PHONY: drain undrain
 drain: setup ## Have an app node's peers answer, for one service or all, until undrain (HOST=app2, SERVICE=, WAIT=30, FORCE=1, ENV=)
@@ -180,6 +218,10 @@ test-operations: setup-lab ## Switch over, restart and break a lab that is up, u
 .PHONY: test-deploys
 test-deploys: setup-lab ## Deploy under load, ten times in a row and in every way that fails, to a lab that is up
 	@ANSIBLE_STRATEGY=mitogen_linear DEPLOYS_SLOW_SECONDS=10 pytest -v tests/deploys
+
+.PHONY: test-backups
+test-backups: setup-lab ## Break backups and restores of a lab that is up, in every way that they have to stand
+	@ANSIBLE_STRATEGY=mitogen_linear pytest -v tests/backups
 
 .PHONY: test-rotations
 test-rotations: setup-lab ## Change every kind of secret under load, on a lab that is up

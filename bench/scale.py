@@ -39,6 +39,7 @@ def inventory(folder: Path, count: int) -> Path:
     }
     children["sentinel"] = {"hosts": dict.fromkeys(children["cache"]["hosts"])}
     children["etcd"] = {"hosts": dict.fromkeys(children["database"]["hosts"])}
+    children["backup"] = {"hosts": dict.fromkeys(list(children["cache"]["hosts"])[:1])}
     values = {
         "services": SERVICES,
         "vault_key": "of-an-inventory-that-no-host-is-behind-0123456789",

@@ -34,6 +34,8 @@ def ports_wanted(
         ("loadbalancer", "the load balancer", ("http", "https")),
         ("database", "PostgreSQL", ("postgresql",)),
         ("database", "Patroni", ("patroni",)),
+        ("database", "pgBackRest", ("pgbackrest",)),
+        ("backup", "pgBackRest", ("pgbackrest",)),
         ("etcd", "etcd", ("etcd_client", "etcd_peer")),
         ("cache", "Redis", ("redis_cache", "redis_queue")),
         ("sentinel", "Redis Sentinel", ("sentinel",)),
@@ -46,7 +48,7 @@ def ports_wanted(
         wanted += [("127.0.0.1", ports["pgbouncer"], "PgBouncer")]
         wanted += [("127.0.0.1", ports[name], "the node proxy") for name in local]
         wanted += [("127.0.0.1", port, "the node proxy") for port in needs]
-    return [{"address": host, "port": port, "by": by} for host, port, by in wanted]
+    return [{"address": host, "port": port, "by": by} for host, port, by in dict.fromkeys(wanted)]
 
 
 def preflight_problems(host: Mapping, answers: Mapping, now: float) -> list[str]:

@@ -75,6 +75,24 @@ def derive(key: str, purpose: str, generation: int = 1) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
+def services_checks(services: list[dict]) -> list[dict[str, str]]:
+    """Return what services want to have tried in a copy of their database: `service`, `database`, `role`, `statement`.
+
+    Parameters:
+        services: of `services_list`.
+    """
+    checked = [service for service in services if service["database"] and service["database"]["check"]]
+    return [
+        {
+            "service": service["name"],
+            "database": service["database"]["name"],
+            "role": f"{service['database']['name']}_reader",
+            "statement": service["database"]["check"].strip(),
+        }
+        for service in checked
+    ]
+
+
 def services_databases(services: list[dict], key: str, rotation: Mapping | None = None) -> list[dict]:
     """Return the databases of services with their roles: an owner, an application role with two logins, a reader.
 
@@ -467,6 +485,7 @@ class FilterModule:
         names = (
             services_declared,
             services_list,
+            services_checks,
             services_databases,
             services_pools,
             services_logins,

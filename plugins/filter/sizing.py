@@ -17,6 +17,7 @@ from typing import Any
 ETCD = 96
 PATRONI = 96
 SENTINEL = 32
+PGBACKREST = 64
 
 # PostgreSQL. A backend of pgbench has 1.3 MiB of its own; TLS and caches of a larger catalogue come on top.
 BACKEND = 3
@@ -49,7 +50,12 @@ ASGI_WRITES = 16
 
 DATABASE_WEIGHT, CACHE_WEIGHT = 2, 1
 PROXIES = (("loadbalancer", "lb", "the load balancer"), ("app", "node", "the node proxy"))
-DAEMONS = (("etcd", "etcd", ETCD), ("sentinel", "Redis Sentinel", SENTINEL), ("database", "Patroni", PATRONI))
+DAEMONS = (
+    ("etcd", "etcd", ETCD),
+    ("sentinel", "Redis Sentinel", SENTINEL),
+    ("database", "Patroni", PATRONI),
+    ("backup", "pgBackRest", PGBACKREST),
+)
 
 
 def system_mb(memory_mb: int) -> int:

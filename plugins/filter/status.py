@@ -6,19 +6,26 @@ from collections.abc import Mapping
 
 # Where data grows, whatever a host is.
 PATHS = ["/", "/var/log", "/var/lib/terrace", "/srv/terrace"]
-TIER_PATHS = {"cache": "/var/lib/redis", "database": "/var/lib/postgresql", "etcd": "/var/lib/etcd"}
+TIER_PATHS = {
+    "cache": "/var/lib/redis",
+    "database": "/var/lib/postgresql",
+    "etcd": "/var/lib/etcd",
+    "backup": "/var/lib/pgbackrest",
+}
 TIER_PACKAGES = {
     "app": ["haproxy", "pgbouncer"],
     "cache": ["redis-server"],
     "sentinel": ["redis-sentinel"],
     "database": ["postgresql-17", "patroni"],
     "etcd": ["etcd-server"],
+    "backup": ["pgbackrest"],
 }
 TIER_UNITS = {
     "app": ["haproxy@node", "pgbouncer", "terrace-liveness"],
     "sentinel": ["redis-sentinel"],
     "database": ["patroni"],
     "etcd": ["etcd"],
+    "backup": ["pgbackrest"],
 }
 
 
@@ -33,6 +40,8 @@ def status_asked(
     services: list[Mapping],
     first: Mapping[str, str],
     host: str,
+    archives: bool = False,
+    asks: str = "",
 ) -> dict:
     """Return the parameters of `host_status` for a host.
 
@@ -47,6 +56,8 @@ def status_asked(
         services: those that run on it, of `services_list`.
         first: by service the first host that runs it, where its schedules are.
         host: its name.
+        archives: whether databases hand their WAL to a repository.
+        asks: the name of the host that is asked what is in it.
     """
     keepalived = ["keepalived"] if virtual_address else []
     units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *keepalived]}
@@ -61,6 +72,8 @@ def status_asked(
         "ports": dict(ports),
         "services": [service["name"] for service in services],
         "instances": list(instances),
+        "archives": archives and "database" in tiers,
+        "backups": host == asks,
         "units": [
             *(unit for tier in tiers for unit in units[tier]),
             *(unit for service in services for unit in _service_units(service, first.get(service["name"]) == host)),

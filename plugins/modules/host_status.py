@@ -15,7 +15,7 @@ options:
     description: What the host is; it says which daemons are asked.
     type: list
     elements: str
-    choices: [loadbalancer, app, cache, sentinel, database, etcd]
+    choices: [loadbalancer, app, cache, sentinel, database, etcd, backup]
     required: true
   address:
     description: The address on which the host's daemons listen.
@@ -48,6 +48,14 @@ options:
     type: list
     elements: str
     default: []
+  archives:
+    description: Whether PostgreSQL hands its WAL to a repository from here.
+    type: bool
+    default: false
+  backups:
+    description: Whether pgBackRest is asked here for what its repository has.
+    type: bool
+    default: false
   units:
     description: The systemd units that have to run, with the suffixes of those that are no services.
     type: list
@@ -113,6 +121,7 @@ from typing import Any
 
 from ansible.module_utils import haproxy_stat
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pgbackrest import missing_wal, parse_info
 from ansible.module_utils.postgresql_wire import Session, WireError, connect
 from ansible.module_utils.releases import releases_of
 
@@ -121,7 +130,7 @@ ARGUMENTS = {
         "type": "list",
         "elements": "str",
         "required": True,
-        "choices": ["loadbalancer", "app", "cache", "sentinel", "database", "etcd"],
+        "choices": ["loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup"],
     },
     "address": {"type": "str", "required": True},
     "virtual_address": {"type": "str", "default": ""},
@@ -130,6 +139,8 @@ ARGUMENTS = {
     "ports": {"type": "dict", "required": True},
     "services": {"type": "list", "elements": "str", "default": []},
     "instances": {"type": "list", "elements": "str", "default": []},
+    "archives": {"type": "bool", "default": False},
+    "backups": {"type": "bool", "default": False},
     "units": {"type": "list", "elements": "str", "default": []},
     "packages": {"type": "list", "elements": "str", "default": []},
     "paths": {"type": "list", "elements": "path", "default": []},
@@ -138,6 +149,10 @@ SECONDS = 3.0  # that one question may take
 PKI = Path("/etc/terrace/pki")
 BALANCER_SOCKET = "/run/haproxy-lb/admin.sock"
 NODE_SOCKET = "/run/haproxy-node/admin.sock"
+ARCHIVE = Path("/var/lib/postgresql/17/main/pg_wal/archive_status")
+PROOF = Path("/var/lib/terrace/backup-proof.json")
+SNAPSHOTS = Path("/var/lib/terrace")
+STANZA = "terrace"
 SENTINEL_SETTINGS = Path("/etc/redis/sentinel.env")
 POOLER_USER, POOLER_DIRECTORY = "postgres", "/run/postgresql"
 # Ours: of those that do not have to run, the failed ones are told.
@@ -447,6 +462,70 @@ def settings(address: str, port: int) -> dict[str, Any]:
     return {"synchronous": mode not in (False, None, "off", "false")}
 
 
+# --- pgBackRest
+
+
+def archive(path: Path = ARCHIVE) -> dict[str, int]:
+    """Return how many files of WAL wait for the repository, and for how many `seconds` the first of them does.
+
+    PostgreSQL keeps a file NAME.ready for each, from the moment that it is full until it was taken.
+    """
+    ages = []
+    for ready in path.glob("*.ready"):
+        try:
+            ages.append(time.time() - ready.stat().st_mtime)
+        except FileNotFoundError:
+            continue  # taken since
+    return {"waiting": len(ages), "seconds": round(max(ages, default=0))}
+
+
+def wal_since(first: str) -> dict[str, float]:
+    """Return when each file of WAL came that the repository has, in seconds since the epoch, since one of them.
+
+    It lies in directories that are named after the first 16 digits of its files.
+    """
+
+    def ask(path: str) -> dict[str, Any]:
+        words = ("pgbackrest", f"--stanza={STANZA}", "--output=json", "--log-level-console=error", "repo-ls", path)
+        return json.loads(run(*words))
+
+    histories = [name for name in ask(f"archive/{STANZA}") if re.fullmatch(r"\d+-\d+", name)]
+    # One for each version and system of PostgreSQL; the last is that of now.
+    here = f"archive/{STANZA}/{max(histories, key=lambda name: int(name.partition('-')[2]))}"
+    folders = [name for name in ask(here) if re.fullmatch(r"[0-9A-F]{16}", name) and name >= first[:16]]
+    found = {}
+    for folder in folders:
+        found |= {name: its["time"] for name, its in ask(f"{here}/{folder}").items() if its["type"] == "file"}
+    return found
+
+
+def backups() -> dict[str, Any]:
+    """Return in words what is `wrong` with the repository, and what is known of its `newest` backup and last `proof`.
+
+    Of a backup that is `label`, `end`, `error`, and `gap`, the last file of WAL before one that is missing since; of a
+    proof when it was (`at`), its `problems`, and how far and how long its recovery took: `recovery_point_seconds` and
+    `seconds`. `snapshots` are those of Redis, by instance: when the last good one was (`at`), and the `problem` of the
+    last try.
+    """
+    told = parse_info(run("pgbackrest", "info", "--output=json", "--log-level-console=error"))
+    newest = told["backups"][-1] if told["backups"] else None
+    if newest:
+        newest["gap"] = missing_wal(wal_since(newest["archive"]["start"]), newest["archive"]["start"], time.time())
+    try:
+        proof = json.loads(PROOF.read_text())
+    except FileNotFoundError:
+        proof = None
+    return {
+        "wrong": told["wrong"],
+        "newest": newest and {name: newest[name] for name in ("label", "end", "error", "gap")},
+        "snapshots": {
+            path.stem.removeprefix("redis-backup-"): json.loads(path.read_text())
+            for path in sorted(SNAPSHOTS.glob("redis-backup-*.json"))
+        },
+        "proof": proof and {name: proof.get(name) for name in ("at", "problems", "recovery_point_seconds", "seconds")},
+    }
+
+
 def etcdctl(address: str, port: int, *words: str) -> Any:
     """Return what etcdctl prints of the member here, as data."""
     keys = [f"--cacert={PKI}/ca.crt", f"--cert={PKI}/host.crt", f"--key={PKI}/host.key"]
@@ -576,6 +655,10 @@ def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         found["patroni"] = lambda: patroni(address, port("patroni"))
         found["cluster"] = lambda: cluster(address, port("patroni"))
         found["settings"] = lambda: settings(address, port("patroni"))
+    if asked["archives"]:
+        found["archive"] = archive
+    if asked["backups"]:
+        found["backups"] = backups
     if "etcd" in tiers:
         found["etcd"] = lambda: etcd_status(address, port("etcd_client"))
         found["members"] = lambda: etcd_members(address, port("etcd_client"))

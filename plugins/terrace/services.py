@@ -25,7 +25,7 @@ PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, 
 
 # Names that daemons keep for themselves: a service so called would get their user or their database.
 RESERVED = {
-    **dict.fromkeys(("admin", "default", "monitor", "replica", "sentinel"), "Redis"),
+    **dict.fromkeys(("admin", "backup", "default", "monitor", "replica", "sentinel"), "Redis"),
     **dict.fromkeys(("pgbouncer", "postgres", "template0", "template1"), "PostgreSQL"),
 }
 
@@ -191,6 +191,8 @@ class Services:
                     text = "a name is 1 to 24 of a-z, 0-9 and -, and starts with a letter"
                     self._tell(name, f"{key}.{part}", text)
                 commands[f"{key}.{part}.command"] = value["command"]
+        if "\n" in str((service.get("database") or {}).get("check", "")).strip():
+            self._tell(name, "database.check", "has more than one line; give one statement in one")
         for key, command in commands.items():
             if not command.strip():
                 self._tell(name, key, "is empty; give a program and its arguments")

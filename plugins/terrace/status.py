@@ -7,6 +7,7 @@ A host or a daemon that does not answer is one problem: what follows from it els
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ DAYS = 30  # fewer are wrong: site.yml renews certificates long before
 FULL = 90  # per cent
 LAG_BYTES = 10 * 1024**2  # as much as node proxies let a replica lag that they read from
 LAG_SECONDS = 10
+ARCHIVE_SECONDS = 300  # that WAL may wait for its repository
+BACKUP_HOURS = 48  # that the newest backup may be old
+SNAPSHOT_MINUTES = 60  # that the newest snapshot of Redis may be old, of which there are four an hour
+PROOF_DAYS = 9  # that the last proof may be old, of which there is one a week
 UNSEEN = 30  # seconds without etcd, of a Patroni that asks every few
 RESTARTS, YOUNG = 3, 30  # so many restarts, the last of them so few seconds ago
 SITE = "`make site`"
@@ -37,6 +42,8 @@ QUESTIONS = {
     "patroni": ("patroni", "Patroni does not answer"),
     "cluster": ("patroni", "Patroni does not tell of its cluster"),
     "settings": ("patroni", "Patroni does not tell the cluster's settings"),
+    "archive": ("", "the WAL that waits for its repository cannot be counted"),
+    "backups": ("", "the repository of backups does not answer"),
     "etcd": ("etcd", "etcd does not answer"),
     "members": ("etcd", "etcd does not tell of its members, which takes a quorum"),
     "sentinel": ("redis-sentinel", "Sentinel does not answer"),
@@ -131,9 +138,12 @@ class Status:
             `routed`; `instances` of Redis; `engine`; `virtual_address`, which may be empty; and `addresses`, pairs of
             service and command.
         answers: by host the result of the task that asked it.
+        now: the time in seconds since the epoch; without it, what the clock says.
     """
 
-    def __init__(self, declared: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, declared: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]], now: float | None = None
+    ) -> None:
         self.declared = declared
         self.members = {tier: [host["name"] for host in hosts] for tier, hosts in declared["members"].items()}
         self.hosts = {
@@ -151,9 +161,11 @@ class Status:
         self.postgresql: dict[str, Any] = {"primary": None, "paused": False, "members": []}
         self.etcd: dict[str, Any] = {"leader": None, "members": []}
         self.redis: dict[str, dict[str, Any]] = {}
+        self.backup: Mapping[str, Any] | None = None
+        self.now = time.time() if now is None else now
         # What Sentinels say and nodes lead to can be judged only when it is known who is what.
         checks = (self._reached, self._hosts, self._balancers, self._services, self._postgresql, self._etcd)
-        checks += (self._redis, self._sentinels, self._nodes)
+        checks += (self._redis, self._sentinels, self._nodes, self._backups)
         self.problems = list(dict.fromkeys(problem for check in checks for problem in check()))
 
     @property
@@ -418,6 +430,62 @@ class Status:
             what = ", ".join(member["restart"])
             yield Problem(name, f"PostgreSQL has to be restarted for {what}", "`make restart TIER=database`")
 
+    # --- Backups
+
+    def _backups(self) -> Iterator[Problem]:
+        for host in self._of("backup"):
+            newest = (host.get("backups") or {}).get("newest")
+            host.roles.append(f"backups (newest {age(self.now - newest['end'])} old)" if newest else "backups")
+        for host in self.hosts.values():
+            if (archive := host.get("archive")) and archive["seconds"] > ARCHIVE_SECONDS:
+                minutes = archive["seconds"] // 60
+                text = f"{archive['waiting']} files of WAL wait for the repository, the first for {minutes} min"
+                yield Problem(host.name, text, "see `journalctl -u patroni` there, and how the repository is")
+            if (its := host.get("backups")) is not None:
+                yield from self._repository(host.name, its)
+                yield from self._snapshots(host.name, its)
+
+    def _snapshots(self, name: str, its: Mapping[str, Any]) -> Iterator[Problem]:
+        for instance, last in (its.get("snapshots") or {}).items():
+            see = f"see `journalctl -u terrace-redis-backup@{instance}` there"
+            if last["problem"]:
+                yield Problem(name, f"the last snapshot of Redis {instance} failed: {last['problem']}", see)
+            if self.now - last.get("at", 0) > SNAPSHOT_MINUTES * 60:
+                old = f"is {age(self.now - last['at'])} old" if "at" in last else "was never taken"
+                yield Problem(name, f"the newest snapshot of Redis {instance} {old}", see)
+
+    def _repository(self, name: str, its: Mapping[str, Any]) -> Iterator[Problem]:
+        see = "see `journalctl -u 'terrace-backup@*'` there"
+        if its["wrong"]:
+            yield Problem(name, f"pgBackRest says of the repository: {its['wrong']}", f"{see}, or {SITE}")
+            return
+        self.backup = newest = its["newest"]
+        if not newest:
+            yield Problem(name, "there is no backup", "take one: `make backup`")
+            return
+        seconds = self.now - newest["end"]
+        if seconds > BACKUP_HOURS * 3600:
+            yield Problem(name, f"the newest backup is {age(seconds)} old", f"{see}; take one: `make backup`")
+        if newest["error"]:
+            yield Problem(
+                name, f"the backup {newest['label']} has pages with errors", "`pgbackrest info --set` tells which"
+            )
+        if newest["gap"]:
+            text = f"WAL is missing after {newest['gap']}: nothing later can be restored, until there is a new backup"
+            yield Problem(name, text, "take it now: `make backup`")
+
+        yield from self._proof(name, its["proof"])
+
+    def _proof(self, name: str, proof: Mapping[str, Any] | None) -> Iterator[Problem]:
+        mend = "prove it: `make backup-proof`"
+        if not proof:
+            yield Problem(name, "it was never proven that a backup can be restored", mend)
+            return
+        for text in proof["problems"]:
+            yield Problem(name, f"the last backup that was restored to prove that it can be: {text}", mend)
+        if self.now - proof["at"] > PROOF_DAYS * 86400:
+            yield Problem(name, f"that a backup can be restored was proven {age(self.now - proof['at'])} ago", mend)
+
     # --- etcd
 
     def _etcd(self) -> Iterator[Problem]:
@@ -630,6 +698,7 @@ class Status:
             "services": self.services,
             "postgresql": self.postgresql,
             "etcd": self.etcd,
+            "backup": self.backup,
             "redis": self.redis,
         }
 
@@ -669,6 +738,14 @@ class Status:
 def _leads(member: Mapping[str, Any]) -> bool:
     """Tell whether a member of Patroni's cluster leads it."""
     return member["role"] in ("leader", "standby_leader")
+
+
+def age(seconds: float) -> str:
+    """Return a time that has passed in the largest unit of which it is two or more."""
+    for unit, size in (("d", 86400), ("h", 3600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds) / 60:.0f} min"
 
 
 def _member(member: Mapping[str, Any]) -> str:

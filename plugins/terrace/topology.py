@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from terrace.contracts import guess
 from terrace.services import HOST
 
-TIERS = ("loadbalancer", "app", "cache", "sentinel", "database", "etcd")
+TIERS = ("loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup")
 # Groups whose hosts vote, and what most of them are good for: every member more has to agree to each decision.
 # https://etcd.io/docs/v3.5/faq/ names seven as the most.
 VOTERS = ("sentinel", "etcd")
 MOST_VOTERS = 7
+# Groups of which one host is what others know it by.
+SINGLE = ("backup",)
 
 
-def topology_problems(groups: Mapping[str, list[str]], addresses: Mapping[str, str]) -> list[str]:
+def topology_problems(
+    groups: Mapping[str, list[str]], addresses: Mapping[str, str], optional: Container[str] = ()
+) -> list[str]:
     """Return what is wrong with an inventory's hosts and groups: one line each, with its mend.
 
     Parameters:
         groups: the inventory's groups, `all` among them, with the names of their hosts.
         addresses: the private address of each host.
+        optional: groups that need no host.
     """
-    return [*_groups(groups), *_hosts(groups), *_addresses(addresses)]
+    return [*_groups(groups, optional), *_hosts(groups), *_addresses(addresses)]
 
 
 def virtual_address_problems(
@@ -53,18 +58,20 @@ def virtual_address_problems(
             yield f"cannot be held by '{host}', whose own address is no IPv4 address; give it one in hosts.yml"
 
 
-def _groups(groups: Mapping[str, list[str]]) -> Iterator[str]:
+def _groups(groups: Mapping[str, list[str]], optional: Container[str]) -> Iterator[str]:
     misspelt = _misspelt(groups)
     for group, tier in misspelt.items():
         yield f"the group '{group}' is none of Terrace's; did you mean '{tier}'?"
     for tier in TIERS:
         count = len(groups.get(tier, []))
-        if not count and tier not in misspelt.values():
+        if not count and tier not in misspelt.values() and tier not in optional:
             yield f"the group '{tier}' has no host; add one, it may be a host of another group"
         elif tier in VOTERS and count and count % 2 == 0:
             yield f"the group '{tier}' has {count} hosts, which cannot outvote each other; use 1, 3 or 5"
         elif tier in VOTERS and count > MOST_VOTERS:
             yield f"the group '{tier}' has {count} hosts, which is too many to agree quickly; use 3 or 5"
+        elif tier in SINGLE and count > 1:
+            yield f"the group '{tier}' has {count} hosts, of which none would have all; use one"
 
 
 def _misspelt(groups: Mapping[str, list[str]]) -> dict[str, str]:

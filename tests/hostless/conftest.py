@@ -64,6 +64,12 @@ def nginx() -> Landscape:
 
 
 @pytest.fixture(scope="session")
+def stored() -> Landscape:
+    """Three machines in every group but that for backups, which are in a store."""
+    return Landscape(DATA / "inventory/stored")
+
+
+@pytest.fixture(scope="session")
 def production() -> Landscape:
     """The example of full size."""
     return Landscape(ROOT / "inventory/production")
@@ -75,7 +81,7 @@ def staging() -> Landscape:
     return Landscape(ROOT / "inventory/staging")
 
 
-@pytest.fixture(scope="session", params=["lab", "single", "ha", "nginx", "production", "staging"])
+@pytest.fixture(scope="session", params=["lab", "single", "ha", "nginx", "stored", "production", "staging"])
 def landscape(request) -> Landscape:
     """Each of them, one after the other."""
     return request.getfixturevalue(request.param)

@@ -281,6 +281,7 @@ class Landscape:
         variables = self.manager.get_vars(play=play, host=self.inventory.get_host(host), task=task)
         variables["ansible_facts"] = self._facts(play)
         variables["ansible_play_hosts"] = self.hosts_of(play)
+        variables["ansible_check_mode"] = False
         variables["ansible_search_path"] = [*task.get_search_path(), self.loader.get_basedir()]
         step = Step(play, task, variables, self.loader)
         yield step

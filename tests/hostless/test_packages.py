@@ -217,12 +217,12 @@ def test_what_only_a_role_can_render_is_refused():
 
 
 def roles_of(landscape: Landscape, host: str) -> set[str]:
-    """Return the roles that site.yml runs on a host, but for those that it takes out of use there."""
+    """Return the roles that site.yml runs on a host, but for those that it takes out of use or only prepares for."""
     return {
         step.role
         for step in landscape.steps(host)
         if step.task.action == "ansible.builtin.validate_argument_spec"
-        and step.task.args["validate_args_context"]["argument_spec_name"] != "retire"
+        and step.task.args["validate_args_context"]["argument_spec_name"] not in ("retire", "before_packages")
         and any(step.items())
     }
 

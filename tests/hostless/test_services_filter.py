@@ -404,7 +404,7 @@ def test_nested_defaults():
     )
     assert service["routes"] == [{"host": "", "path": "/x", "strip": False}]
     assert service["health"] == {"live": "/healthz", "ready": "/r"}
-    assert service["database"] == {"migrate": "", "migrate_after": "", "pool": 10, "name": "my_shop"}
+    assert service["database"] == {"migrate": "", "migrate_after": "", "check": "", "pool": 10, "name": "my_shop"}
     assert service["processes"] == {"p": {"command": "c", "count": 1}}
     assert service["schedule"] == {"s": {"command": "c", "at": "daily"}}
 
@@ -713,3 +713,14 @@ def test_filters_are_offered_by_name():
     assert all(getattr(services, name) is function for name, function in filters.items())
     public = {n for n, f in vars(services).items() if callable(f) and n.islower() and f.__module__ == services.__name__}
     assert set(filters) == {name for name in public if not name.startswith("_")}
+
+
+def test_checks_of_services_are_run_as_their_readers():
+    declared = [
+        {"name": "shop-api", "database": {"name": "shop_api", "check": " SELECT true "}},
+        {"name": "stock", "database": {"name": "stock", "check": ""}},
+        {"name": "front", "database": None},
+    ]
+    assert services.services_checks(declared) == [
+        {"service": "shop-api", "database": "shop_api", "role": "shop_api_reader", "statement": "SELECT true"}
+    ]

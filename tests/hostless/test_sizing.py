@@ -21,7 +21,7 @@ host_facts = load("plugins/modules/host_facts.py", "host_facts")
 
 MEMORY = [*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64]
 CPUS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
-ALL = ["loadbalancer", "app", "cache", "sentinel", "database", "etcd"]
+ALL = ["loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup"]
 REDIS = [{"share": 2}, {"share": 1}]
 
 
@@ -440,7 +440,7 @@ def test_ports_are_those_of_the_hosts_daemons(lab, single):
         return [(port["address"], port["port"]) for port in landscape.value(host, "preflight_ports")]
 
     assert listed(lab, "lb1") == [("10.77.0.11", 80), ("10.77.0.11", 443)]
-    assert sorted(listed(lab, "db1")) == [("10.77.0.41", port) for port in (2379, 2380, 5432, 8008)]
+    assert sorted(listed(lab, "db1")) == [("10.77.0.41", port) for port in (2379, 2380, 5432, 8008, 8432)]
     local = [6432, 5432, 5433, 6379, 6380, 8002]
     assert listed(lab, "app1") == [
         *(("10.77.0.21", port) for port in (8400, 8003, 8001, 8002)),
@@ -452,7 +452,7 @@ def test_ports_are_those_of_the_hosts_daemons(lab, single):
 def test_the_units_of_ours_are_those_that_roles_run():
     """Every unit of the roles that listens on a port is known as ours, and none of a package is."""
     patterns = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())["__preflight_units"]
-    units = ["haproxy@lb", "haproxy@node", "nginx@lb", "patroni", "etcd", "pgbouncer", "redis-sentinel"]
+    units = ["haproxy@lb", "haproxy@node", "nginx@lb", "patroni", "etcd", "pgbouncer", "redis-sentinel", "pgbackrest"]
     units += ["redis-server@cache", "redis-server@queue"]
     for unit in units:
         assert any(re.fullmatch(pattern, f"{unit}.service") for pattern in patterns), unit

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ ADDRESSES = {
     name: f"10.77.0.{tier}{number}"
     for tier, names in enumerate((BALANCERS, NODES, CACHES, DATABASES), 1)
     for number, name in enumerate(names, 1)
-}
+} | {"backup1": "10.77.0.51"}
 RELEASE = "1f0c5ad0b2c9"
 IDS = {"db1": 18446744073709551615, "db2": 2, "db3": 3}
 
@@ -44,6 +45,17 @@ def member(name: str, role: str = "quorum_standby", state: str = "streaming", la
     return {"name": name, "role": role, "state": state, "timeline": 3, "lag": lag, "restart": []}
 
 
+def backup(hours: float) -> dict:
+    """Return a backup that was taken some hours ago."""
+    return {"label": "20261101-013000F", "end": time.time() - hours * 3600, "error": False, "gap": ""}
+
+
+def proof(hours: float, *problems: str) -> dict:
+    """Return what came of a proof some hours ago."""
+    at = time.time() - hours * 3600
+    return {"at": at, "problems": list(problems), "recovery_point_seconds": 41, "seconds": 12.5}
+
+
 @pytest.fixture
 def declared() -> dict:
     """The lab: two load balancers with an address, three of everything else."""
@@ -56,6 +68,7 @@ def declared() -> dict:
             "sentinel": of(CACHES),
             "database": of(DATABASES),
             "etcd": of(DATABASES),
+            "backup": of(["backup1"]),
         },
         "services": [{"name": "users", "version": "v1", "nodes": NODES, "routed": True}],
         "instances": ["cache", "queue"],
@@ -126,6 +139,12 @@ def answers() -> dict:
                 for each in DATABASES
             ],
         )  # fmt: skip
+        found[name]["found"]["archive"] = {"waiting": 1, "seconds": 2}
+    found["backup1"] = host(
+        "pgbackrest",
+        versions={"pgbackrest": "2.55.1"},
+        backups={"wrong": "", "newest": backup(0.5), "proof": proof(20)},
+    )
     return copy.deepcopy(found)
 
 
@@ -170,6 +189,7 @@ def test_nothing_is_wrong(declared, answers):
         ["db1", "10.77.0.41", "PostgreSQL quorum standby (lag 0 MB); etcd leader", versions, "700 d", "40 %"],
         ["db2", "10.77.0.42", "PostgreSQL primary; etcd", versions, "700 d", "40 %"],
         ["db3", "10.77.0.43", "PostgreSQL quorum standby (lag 2 MB); etcd", versions, "700 d", "40 %"],
+        ["backup1", "10.77.0.51", "backups (newest 30 min old)", "pgbackrest 2.55.1", "700 d", "40 %"],
         [""],
         ["SERVICE", "VERSION", "RELEASE", "STATE", "NODES"],
         ["users", "v1", RELEASE, "ready", "app1 (blue), app2 (green), app3 (blue)"],
@@ -177,7 +197,7 @@ def test_nothing_is_wrong(declared, answers):
         ["SERVICE", "TRY"],
         ["users", "curl --cacert ca.crt https://10.77.0.10/users"],
         [""],
-        ["healthy: 11 hosts, 1 service"],
+        ["healthy: 12 hosts, 1 service"],
     ]
 
 
@@ -218,7 +238,7 @@ def alone(declared, answers) -> tuple[dict, dict]:
     declared |= {"hosts": here, "members": dict.fromkeys(declared["members"], here), "virtual_address": ""}
     declared["services"] = [{"name": "users", "version": "", "nodes": ["solo"], "routed": True}]
     found: dict = {"units": {}, "found": {}, "errors": {}}
-    for name in ("lb1", "app1", "cache1", "db2"):
+    for name in ("lb1", "app1", "cache1", "db2", "backup1"):
         found["units"] |= answers[name]["units"]
         found["found"] |= answers[name]["found"]
     watched = {"address": "10.77.0.61", "flags": [], "quorum": 1, "sentinels": 1, "replicas": 0}
@@ -243,7 +263,7 @@ def test_one_machine_is_healthy(alone):
     assert status.problems == []
     assert status.hosts["solo"].roles == [
         "haproxy", "node proxy, pooler, 1 service", "PostgreSQL primary", "etcd leader",
-        "Redis cache master, queue master", "Sentinel",
+        "Redis cache master, queue master", "Sentinel", "backups (newest 30 min old)",
     ]  # fmt: skip
 
 
@@ -659,3 +679,65 @@ def test_another_format_is_refused():
     assert done.returncode == 2
     assert done.stdout == ""
     assert "there is no format 'xml'; choose table or json" in done.stderr
+
+
+# Backups
+
+
+def test_wal_that_waits_for_its_repository(answers, problems):
+    answers["db2"]["found"]["archive"] = {"waiting": 34, "seconds": 750}
+    assert problems() == ["db2: 34 files of WAL wait for the repository, the first for 12 min"]
+
+
+def test_a_repository_that_is_not_well(answers, problems):
+    answers["backup1"]["found"]["backups"] |= {"wrong": "missing stanza data"}
+    assert problems() == ["backup1: pgBackRest says of the repository: missing stanza data"]
+
+
+def test_no_backup(answers, problems):
+    answers["backup1"]["found"]["backups"] = {"wrong": "", "newest": None, "proof": None}
+    assert problems() == ["backup1: there is no backup"]
+
+
+def test_an_old_backup_and_one_with_errors(answers, problems):
+    answers["backup1"]["found"]["backups"]["newest"] = backup(75) | {"error": True}
+    assert problems() == [
+        "backup1: the newest backup is 3 d old",
+        "backup1: the backup 20261101-013000F has pages with errors",
+    ]
+
+
+def test_wal_that_was_let_go(answers, problems):
+    answers["backup1"]["found"]["backups"]["newest"]["gap"] = "000000030000000000000012"
+    assert problems() == [
+        "backup1: WAL is missing after 000000030000000000000012: nothing later can be restored, until there is a new "
+        "backup"
+    ]
+
+
+def test_a_repository_that_does_not_answer(answers, problems):
+    silence(answers, "backup1", "backups")
+    assert problems() == ["backup1: the repository of backups does not answer: no answer within 3 s"]
+
+
+def test_a_backup_that_was_never_proven_and_an_old_proof_that_failed(answers, problems):
+    answers["backup1"]["found"]["backups"]["proof"] = None
+    assert problems() == ["backup1: it was never proven that a backup can be restored"]
+    answers["backup1"]["found"]["backups"]["proof"] = proof(240, "pg_amcheck finds damage: x")
+    assert problems() == [
+        "backup1: the last backup that was restored to prove that it can be: pg_amcheck finds damage: x",
+        "backup1: that a backup can be restored was proven 10 d ago",
+    ]
+
+
+def test_snapshots_of_redis_that_fail_and_grow_old(answers, problems):
+    its = answers["backup1"]["found"]["backups"]
+    its["snapshots"] = {"queue": {"at": its["newest"]["end"], "problem": ""}}
+    assert problems() == []
+    its["snapshots"] = {"queue": {"at": proof(2)["at"], "problem": "no Sentinel says who the master of queue is"}}
+    assert problems() == [
+        "backup1: the last snapshot of Redis queue failed: no Sentinel says who the master of queue is",
+        "backup1: the newest snapshot of Redis queue is 2 h old",
+    ]
+    its["snapshots"] = {"queue": {"problem": "restic failed with 1"}}
+    assert problems()[1:] == ["backup1: the newest snapshot of Redis queue was never taken"]

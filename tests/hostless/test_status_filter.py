@@ -76,7 +76,7 @@ def test_every_host_is_asked_by_what_the_module_takes(landscape):
 
 def test_one_machine_is_asked_everything(single):
     found = single.value("solo", "topology_status_asked")
-    assert found["tiers"] == ["loadbalancer", "app", "cache", "sentinel", "database", "etcd"]
+    assert found["tiers"] == ["loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup"]
     assert found["virtual_address"] == ""
     assert {"haproxy@lb", "haproxy@node", "redis-server@queue", "redis-sentinel", "patroni", "etcd"} <= {
         *found["units"]

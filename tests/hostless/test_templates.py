@@ -19,7 +19,18 @@ from landscape import ROOT, VAULT_SERVICES, File, Landscape
 
 # Redis reads no comments in an access list.
 WITHOUT_HEADER = {"redis.acl.j2"}
-ROLES = {"base", "etcd", "haproxy", "patroni", "pgbouncer", "python_service", "redis", "redis_sentinel"}
+ROLES = {
+    "base",
+    "etcd",
+    "haproxy",
+    "patroni",
+    "pgbackrest",
+    "pgbouncer",
+    "python_service",
+    "redis",
+    "redis_backup",
+    "redis_sentinel",
+}
 
 
 def lines(file: File) -> list[str]:
@@ -52,8 +63,8 @@ def test_every_role_writes_the_same_files_at_every_size(lab, single, ha):
     assert written[0] == written[1] == written[2]
 
 
-def test_every_template_is_rendered(lab, single, ha, nginx):
-    rendered = {file.source for each in (lab, single, ha, nginx) for file in each.files}
+def test_every_template_is_rendered(lab, single, ha, nginx, stored):
+    rendered = {file.source for each in (lab, single, ha, nginx, stored) for file in each.files}
     rendered |= {ssh(lab, "app1").source}
     environment = jinja2.Environment(autoescape=False)  # noqa: S701 (it only parses)
     found = {p.resolve() for p in [*ROOT.glob("roles/*/templates/**/*.j2"), *ROOT.glob("templates/*.j2")]}
@@ -185,6 +196,39 @@ def check_ini(file: File) -> None:
     parser.read_string(file.text if "\n[pgbouncer]\n" in file.text else f"[pgbouncer]\n{file.text}")
 
 
+def check_pgbackrest(file: File) -> None:
+    """Options are there once, unless they list who may ask; each database has a number, a remote one its files."""
+    parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
+    parser.read_string(re.sub(r"(?m)^tls-server-auth=.*\n", "", file.text))
+    assert parser.sections() == ["global", "terrace"]
+    assert all(re.fullmatch(r"\[\w+\]|[a-z0-9-]+=\S.*", line) for line in lines(file))
+    if file.path == "/etc/pgbackrest/restored.conf":
+        assert dict(parser["terrace"]) == {"pg1-path": "/var/lib/terrace/restored"}
+        return
+    for number in {name.partition("-")[0] for name in parser["terrace"]}:
+        of = {name.partition("-")[2] for name in parser["terrace"] if name.startswith(f"{number}-")}
+        others = {"host", "host-type", "host-port", "host-ca-file", "host-cert-file", "host-key-file"}
+        assert of - others == {"path", "port", "socket-path"}
+        assert of & others in (set(), others)
+
+
+def check_redis_backup(file: File) -> None:
+    parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
+    parser.read_string(file.text)
+    assert parser.sections() == ["redis", "restic", "keep"]
+    assert parser["redis"]["sentinels"].split()
+    assert all(value for section in parser.sections() for value in parser[section].values())
+
+
+def check_checks(file: File) -> None:
+    """Each statement has a service, a database and a role that may only read."""
+    parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
+    parser.read_string(file.text)
+    for service in parser.sections():
+        assert set(parser[service]) == {"database", "role", "statement"}
+        assert parser[service]["role"].endswith("_reader")
+
+
 def check_users(file: File) -> None:
     assert all(re.fullmatch(r'"[a-z_]+" "[\w-]{43}"', line) for line in lines(file))
 
@@ -301,6 +345,9 @@ KINDS = {
     r"/etc/terrace/services/.*\.env": check_environment,
     r"/etc/patroni/config\.yml": check_yaml,
     r"/etc/pgbouncer/.*\.ini": check_ini,
+    r"/etc/pgbackrest/(pgbackrest|restored)\.conf": check_pgbackrest,
+    r"/etc/restic/.*\.conf": check_redis_backup,
+    r"/etc/pgbackrest/checks\.conf": check_checks,
     r"/etc/pgbouncer/userlist\.txt": check_users,
     r"/etc/redis/.*\.conf": check_redis,
     r"/etc/redis/.*\.acl": check_access,
@@ -310,7 +357,7 @@ KINDS = {
     r"/etc/haproxy/.*\.map": check_routes,
     r"/etc/haproxy/.*\.lua": check_lua,
     r"/etc/nginx/.*\.conf": check_nginx,
-    r"/usr/local/sbin/.*-(reload|drain)": check_python,
+    r"/usr/local/sbin/.*-(reload|drain|here)": check_python,
 }
 
 
@@ -352,6 +399,8 @@ def listeners(landscape: Landscape, host: str) -> Iterator[tuple[str, int]]:
             found = [content[part]["listen"].rsplit(":", 1) for part in ("restapi", "postgresql")]
         elif file.path == "/etc/pgbouncer/pgbouncer.ini":
             found = re.findall(r"^listen_addr = (\S+)\nlisten_port = (\d+)", file.text, re.MULTILINE)
+        elif file.path == "/etc/pgbackrest/pgbackrest.conf":
+            found = re.findall(r"(?m)^tls-server-address=(\S+)\ntls-server-port=(\d+)", file.text)
         elif re.fullmatch(r"/etc/redis/(redis-\w+|sentinel)\.conf", file.path):
             found = [(address, port) for address in bound(file) for port in re.findall(r"(?m)^port (\d+)", file.text)]
         else:
@@ -378,8 +427,9 @@ def test_daemons_listen_exactly_on_the_port_table(landscape):
             "app": ["node_health"],
             "cache": ["redis_cache", "redis_queue"],
             "sentinel": ["sentinel"],
-            "database": ["postgresql", "patroni"],
+            "database": ["postgresql", "patroni", "pgbackrest"],
             "etcd": ["etcd_client", "etcd_peer"],
+            "backup": [] if "database" in groups else ["pgbackrest"],
         }
         expected = [(address, ports[name]) for tier, names in tiers.items() if tier in groups for name in names]
         if "loadbalancer" in groups and (virtual := value(host, "topology_virtual_address")):
@@ -463,7 +513,7 @@ def test_redis_lets_services_use_what_they_declared(ha):
         for name in ("cache", "queue")
     }
     ours = ["default", "admin", "replica", "sentinel", "monitor"]
-    assert users == {"cache": [*ours, "shop"], "queue": [*ours, "search-index", "shop"]}
+    assert users == {"cache": [*ours, "shop"], "queue": [*ours[:3], "backup", *ours[3:], "search-index", "shop"]}
 
 
 def test_schedules_run_on_one_node(ha):
@@ -710,3 +760,46 @@ def test_no_template_depends_on_the_order_of_a_set():
     templates = [*ROOT.glob("roles/*/templates/**/*.j2"), *ROOT.glob("templates/**/*.j2")]
     assert len(templates) > 20
     assert [path.name for path in templates if unordered.search(path.read_text())] == []
+
+
+def pgbackrest(landscape: Landscape, host: str) -> dict[str, str]:
+    """Return the options of a host's pgBackRest; of those that are there more than once, all with commas between."""
+    found: dict[str, str] = {}
+    for line in text(landscape, host, "/etc/pgbackrest/pgbackrest.conf").splitlines():
+        name, given, value = line.partition("=")
+        if given and not line.startswith("#"):
+            found[name] = ",".join(filter(None, [found.get(name), value]))
+    return found
+
+
+def test_backups_are_on_their_host(ha, single):
+    keeper, database = pgbackrest(ha, "backup1"), pgbackrest(ha, "db2")
+    assert [keeper[f"pg{number}-host"] for number in (1, 2, 3)] == ["192.0.2.41", "192.0.2.42", "192.0.2.43"]
+    assert keeper["tls-server-auth"] == "db1=terrace,db2=terrace,db3=terrace"
+    assert (keeper["repo1-type"], keeper["repo1-path"]) == ("posix", "/var/lib/pgbackrest")
+    assert (database["repo1-host"], database["tls-server-auth"]) == ("192.0.2.51", "backup1=terrace")
+    assert [name for name in database if re.match(r"pg\d-host", name) or "cipher" in name] == []
+    alone = pgbackrest(single, "solo")
+    assert alone["repo1-path"] == keeper["repo1-path"]
+    assert "repo1-host" not in alone
+    assert "pg1-host" not in alone
+
+
+def test_backups_are_in_a_store(stored):
+    found = pgbackrest(stored, "two")
+    assert (found["repo1-type"], found["repo1-s3-bucket"]) == ("s3", "backups")
+    assert "pg1-host" not in found
+    assert {found["pg2-host"], found["pg3-host"]} == {"192.0.2.11", "192.0.2.13"}
+    assert found["tls-server-auth"] == "one=terrace,three=terrace"
+    for host in stored.hosts:
+        assert "ExecCondition=" in text(stored, host, "/etc/systemd/system/terrace-backup@.service")
+
+
+def test_timers_of_backups_are_where_they_are_taken(ha, single):
+    def timers(landscape: Landscape) -> set[tuple[str, str]]:
+        return {(file.host, Path(file.path).name) for file in landscape.files if "terrace-backup@" in file.path}
+
+    names = ("terrace-backup@.service", *(f"terrace-backup@{kind}.timer" for kind in ("full", "diff", "incr")))
+    assert timers(ha) == {("backup1", name) for name in names}
+    assert timers(single) == {("solo", name) for name in names}
+    assert "ExecCondition=" not in text(single, "solo", "/etc/systemd/system/terrace-backup@.service")

@@ -6,7 +6,7 @@ import pytest
 
 from terrace import topology
 
-TIERS = "loadbalancer, app, cache, sentinel, database, etcd"
+TIERS = "loadbalancer, app, cache, sentinel, database, etcd, backup"
 
 
 def groups(**changes: list[str]) -> dict[str, list[str]]:
@@ -18,6 +18,7 @@ def groups(**changes: list[str]) -> dict[str, list[str]]:
         "sentinel": ["a", "b", "c"],
         "database": ["c"],
         "etcd": ["c"],
+        "backup": ["b"],
     }
     found = right | changes
     return found | {"all": list(dict.fromkeys(host for hosts in found.values() for host in hosts))}

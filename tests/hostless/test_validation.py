@@ -37,6 +37,9 @@ all:
     etcd:
       hosts:
         db1:
+    backup:
+      hosts:
+        cache1:
 """,
     "inventory/qa/group_vars/all/main.yml": """\
 state: /nowhere
@@ -344,11 +347,11 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         ["inventory/qa/group_vars/databse.yml: there is no group 'databse' in the inventory; did you mean 'database'?"],
     ),
     (
-        "inventory/qa/group_vars/backup.yml",
+        "inventory/qa/group_vars/copies.yml",
         "",
         "base_timezone: UTC\n",
         [
-            "inventory/qa/group_vars/backup.yml: there is no group 'backup' in the inventory; rename it, or add that to hosts.yml"
+            "inventory/qa/group_vars/copies.yml: there is no group 'copies' in the inventory; rename it, or add that to hosts.yml"
         ],
     ),
     (
@@ -895,7 +898,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "    etcd:\n",
         "    spare:\n      hosts:\n        old1: {ansible_host: 192.0.2.99}\n    etcd:\n",
         [
-            "inventory/qa/hosts.yml: the host 'old1' is in none of the groups loadbalancer, app, cache, sentinel, database, etcd; put it in one"
+            "inventory/qa/hosts.yml: the host 'old1' is in none of the groups loadbalancer, app, cache, sentinel, database, etcd, backup; put it in one"
         ],
     ),
     (
@@ -1176,7 +1179,7 @@ def test_make_check_runs_what_is_tested_here():
     text = (ROOT / "Makefile").read_text()
     assert "READABLE := $(BIN)/python $(CURDIR)/plugins/terrace/inventory.py $(ENV)\n" in text
     assert "\t@$(READABLE) && ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/validate.yml\n" in text
-    assert "\t@$(READABLE) && $(ANSIBLE) site.yml\n" in text
+    assert "\t@$(READABLE) && $(ANSIBLE) site.yml $(if $(RESTORE),$(site_restore))\n" in text
 
 
 def source_missing(qa: Path) -> str:
