@@ -246,6 +246,12 @@ def sentinel(host: Host, command: str) -> list[str]:
     ).split("\n")
 
 
+def redis_master(instance: str) -> str:
+    """Return the host that is the master of an instance."""
+    address = sentinel(Host(GROUPS["sentinel"][0]), f"GET-MASTER-ADDR-BY-NAME {instance}")[0]
+    return next(name for name, its in ADDRESSES.items() if its == address)
+
+
 def expected_listeners(name: str) -> set[str]:
     """Return what listens on a host by the table of ports, as address:port."""
     address = ADDRESSES[name]
@@ -255,8 +261,9 @@ def expected_listeners(name: str) -> set[str]:
         "app": ["node_health"],
         "cache": ["redis_cache", "redis_queue"],
         "sentinel": ["sentinel"],
-        "database": ["postgresql", "patroni"],
+        "database": ["postgresql", "patroni", "pgbackrest"],
         "etcd": ["etcd_client", "etcd_peer"],
+        "backup": ["pgbackrest"],
     }
     wanted = {f"0.0.0.0:{PORTS['ssh']}", f"[::]:{PORTS['ssh']}"}
     wanted |= {f"{address}:{PORTS[port]}" for group in of for port in on_address.get(group, [])}

@@ -54,7 +54,7 @@ def test_certificate(hosts, name):
     assert f"DNS:{name}" in text
     assert f"IP Address:{host.address}" in text
     assert "CA:FALSE" in text
-    is_client = name in lab.GROUPS["database"] + lab.GROUPS["etcd"]
+    is_client = name in lab.GROUPS["database"] + lab.GROUPS["etcd"] + lab.GROUPS["backup"]
     assert ("TLS Web Client Authentication" in text) == is_client
     assert host.try_run("openssl x509 -in /etc/terrace/pki/host.crt -noout -checkend 15552000").returncode == 0
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
 from fixtures import everything_ready, folder, hosts, playbook, pytest_sessionstart, ready_at_start, unlocked
 
 # Its checks are told like those of a test.
-pytest.register_assert_rewrite("deploys")
+pytest.register_assert_rewrite("backups", "deploys")
 
 __all__ = ["everything_ready", "folder", "hosts", "playbook", "pytest_sessionstart", "ready_at_start", "unlocked"]
 

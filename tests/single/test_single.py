@@ -46,12 +46,12 @@ def assert_sound(host: lab.Host) -> None:
 def test_it_is_in_every_group(hosts):
     assert set(hosts) == {"solo1"}
     assert [group for group, members in lab.GROUPS.items() if members not in (["solo1"], [])] == []
-    assert len([group for group, members in lab.GROUPS.items() if members]) == 6
+    assert len([group for group, members in lab.GROUPS.items() if members]) == 7
 
 
 def test_a_run_that_changes_nothing_is_short():
     """Every task is a round trip to every host; the bound is docs/benchmarks.md's."""
-    assert lab.host_tasks()["solo1"] <= 60
+    assert lab.host_tasks()["solo1"] <= 72
 
 
 def test_it_is_healthy():
