@@ -32,7 +32,9 @@ def share(figures: Iterable[float], whole: Iterable[float]) -> float:
 
 def command(part: str) -> str:
     """Return what repeats a part as it was run."""
-    given = [f"{name}='{os.environ[name]}'" for name in ("ROUNDS", "SECONDS", "ENGINES") if os.environ.get(name)]
+    given = [
+        f"{name}='{os.environ[name]}'" for name in ("ROUNDS", "SECONDS", "ENGINES", "SIZES") if os.environ.get(name)
+    ]
     return " ".join([*given, "bench/run", part])
 
 
