@@ -278,6 +278,27 @@ def test_no_backup_at_all(kept):
         restored.plan("", "", "")
 
 
+@pytest.mark.parametrize(
+    ("backups", "tables", "answer", "problems"),
+    [
+        (1, "0", "f", []),
+        (1, "3", "t", []),
+        (1, "3", "f", ["the check of orders is not true: SELECT holds"]),
+        (2, "0", "f", ["the check of orders is not true: SELECT holds"]),
+        (2, "0", "t", []),
+    ],
+)
+def test_a_services_check_counts_from_its_first_deploy_on(
+    kept, monkeypatch, tmp_path, backups, tables, answer, problems
+):
+    """The first backup is taken before it."""
+    del kept[0]["backup"][backups:]
+    monkeypatch.setattr(restored, "CHECKS", tmp_path / "checks.conf")
+    restored.CHECKS.write_text("[orders]\ndatabase = orders\nrole = orders_reader\nstatement = SELECT holds\n")
+    monkeypatch.setattr(restored, "sql", lambda here, name, *words: tables if words[-1] == restored.TABLES else answer)
+    assert restored.checked(tmp_path) == problems
+
+
 def test_a_point_whose_name_is_taken_is_refused(kept):
     with pytest.raises(restored.RestoreError, match="there is a point half already; choose another name"):
         restored.remember("points", {"name": "half", "at": 1.0, "timeline": 3})
