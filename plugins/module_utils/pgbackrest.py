@@ -10,10 +10,23 @@ from typing import Any
 
 # What it says of a stanza: https://pgbackrest.org/command.html#command-info
 WELL, NO_STANZA, NO_BACKUP = 0, 1, 2
+# What it says of a file that another key, or none, was used for.
+STRANGE = ("FormatError", "CryptoError")
+KEY = "it cannot be read with this environment's key: vault_key is not the one that it was written with"
 # A file of WAL has 16 MB, and a name of three numbers: its timeline, and 4 GB of WAL in 256 files.
 PER_LOG = 256
 # Several files are handed over at once, so a later one may come first.
 SETTLED_SECONDS = 60
+
+
+def _wrong(stanza: Mapping[str, Any]) -> str:
+    """Return in words what `info` says is wrong with a repository; empty where nothing is."""
+    if stanza["status"]["code"] in (WELL, NO_BACKUP):
+        return ""
+    said = " ".join(repository.get("status", {}).get("message", "") for repository in stanza.get("repo", ()))
+    if any(kind in said for kind in STRANGE) and "unable to load info file" in said:
+        return KEY
+    return f"{stanza['status']['message']}: {said.splitlines()[0]}" if said.strip() else stanza["status"]["message"]
 
 
 def parse_info(text: str) -> dict[str, Any]:
@@ -29,10 +42,9 @@ def parse_info(text: str) -> dict[str, Any]:
         the labels of backups that it cannot be restored without, and `archive`, its first and last file of WAL.
     """
     stanza = next(iter(json.loads(text)), {"status": {"code": NO_STANZA, "message": "missing stanza path"}})
-    code, message = stanza["status"]["code"], stanza["status"]["message"]
     return {
-        "wrong": "" if code in (WELL, NO_BACKUP) else message,
-        "known": code != NO_STANZA,
+        "wrong": _wrong(stanza),
+        "known": stanza["status"]["code"] != NO_STANZA,
         "taking": bool(stanza["status"].get("lock", {}).get("backup", {}).get("held")),
         "archive": {each["id"]: {"min": each["min"], "max": each["max"]} for each in stanza.get("archive", [])},
         "backups": [

@@ -119,6 +119,22 @@ def test_a_repository_without_backups_and_one_without_the_cluster():
     assert not pgbackrest.parse_info("[]")["known"]
 
 
+def test_a_repository_that_was_written_with_another_key():
+    """As pgBackRest 2.55 says it."""
+    of_repository = (
+        "[FormatError] unable to load info file '/var/lib/pgbackrest/backup/terrace/backup.info' or "
+        "'/var/lib/pgbackrest/backup/terrace/backup.info.copy':\nFormatError: key/value found outside of section at "
+        "line 1"
+    )
+    told = [{"archive": [], "backup": [], "name": "terrace", "status": {"code": 99, "message": "other"}}]
+    told[0]["repo"] = [{"key": 1, "status": {"code": 99, "message": of_repository}}]
+    found = pgbackrest.parse_info(json.dumps(told))
+    assert found["known"]
+    assert "vault_key is not the one" in found["wrong"]
+    told[0]["repo"][0]["status"]["message"] = "[FileOpenError] unable to open file 'x': [13] Permission denied\nHINT: y"
+    assert pgbackrest.parse_info(json.dumps(told))["wrong"].startswith("other: [FileOpenError] unable to open file 'x'")
+
+
 def files(*segments: str) -> dict[str, float]:
     """Return files of WAL as a repository has them, that came some minutes before the time 1000."""
     return {f"{segment}-{number:040x}.zst": 500 + number for number, segment in enumerate(segments)}
