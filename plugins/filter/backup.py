@@ -18,7 +18,12 @@ UNITS = "/etc/systemd/system"
 KINDS = ("full", "diff", "incr")
 # What a repository in a store that talks S3 has to be told, and what it may be.
 S3_KEYS = ("bucket", "endpoint", "key", "region", "secret")
-S3_OPTIONS = {"path": "repo1-path", "uri_style": "repo1-s3-uri-style", "ca_file": "repo1-storage-ca-file"}
+S3_OPTIONS = {
+    "path": "repo1-path",
+    "port": "repo1-storage-port",
+    "uri_style": "repo1-s3-uri-style",
+    "ca_file": "repo1-storage-ca-file",
+}
 
 
 def backup_repository(repository: Mapping) -> dict[str, str]:
@@ -26,7 +31,7 @@ def backup_repository(repository: Mapping) -> dict[str, str]:
 
     Parameters:
         repository: either `path`, a directory, or `s3` with `endpoint`, `bucket`, `region`, `key` and `secret`; beside
-            it `path` (within the bucket), `uri_style` (host or path) and `ca_file`, where it is not the system's.
+            it `path` (within the bucket), `port`, `uri_style` (host or path) and `ca_file`, if not the system's.
     Errors:
         AnsibleFilterError, where it is neither, both, or lacks something.
     Source:
@@ -183,6 +188,17 @@ def proof_problem(text: str, now: float) -> str:
     return ""
 
 
+def proof_newest(takers: Iterable[str], hostvars: Mapping) -> str:
+    """Return what the newest proof noted, JSON, of those that hosts told of (`backup_proof_noted`); empty for none.
+
+    Parameters:
+        takers: the names of the hosts that prove backups.
+        hostvars: their variables.
+    """
+    noted = [(hostvars[name].get("backup_proof_noted") or {}).get("stdout") for name in takers]
+    return max(filter(None, noted), key=lambda text: json.loads(text)["at"], default="")
+
+
 def snapshot_chosen(snapshots: list[Mapping], wanted: str) -> Mapping:
     """Return the snapshot of Redis that is wanted, the newest where none is named; nothing where there is none.
 
@@ -233,6 +249,7 @@ class FilterModule:
                 *(backup_databases, backup_repository, backup_timers, restored_told),
                 *(
                     database_there,
+                    proof_newest,
                     proof_problem,
                     snapshot_chosen,
                     restore_primary,

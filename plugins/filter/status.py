@@ -41,7 +41,7 @@ def status_asked(
     first: Mapping[str, str],
     host: str,
     archives: bool = False,
-    asks: str = "",
+    takers: list[str] | tuple[str, ...] = (),
 ) -> dict:
     """Return the parameters of `host_status` for a host.
 
@@ -57,7 +57,7 @@ def status_asked(
         first: by service the first host that runs it, where its schedules are.
         host: its name.
         archives: whether databases hand their WAL to a repository.
-        asks: the name of the host that is asked what is in it.
+        takers: the names of the hosts that take backups and prove them; the first is asked what there is.
     """
     keepalived = ["keepalived"] if virtual_address else []
     units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *keepalived]}
@@ -73,7 +73,8 @@ def status_asked(
         "services": [service["name"] for service in services],
         "instances": list(instances),
         "archives": archives and "database" in tiers,
-        "backups": host == asks,
+        "backups": [host] == takers[:1],
+        "proof": host in takers,
         "units": [
             *(unit for tier in tiers for unit in units[tier]),
             *(unit for service in services for unit in _service_units(service, first.get(service["name"]) == host)),

@@ -56,6 +56,10 @@ options:
     description: Whether pgBackRest is asked here for what its repository has.
     type: bool
     default: false
+  proof:
+    description: Whether it may be here that backups are restored to prove that they can be.
+    type: bool
+    default: false
   units:
     description: The systemd units that have to run, with the suffixes of those that are no services.
     type: list
@@ -141,6 +145,7 @@ ARGUMENTS = {
     "instances": {"type": "list", "elements": "str", "default": []},
     "archives": {"type": "bool", "default": False},
     "backups": {"type": "bool", "default": False},
+    "proof": {"type": "bool", "default": False},
     "units": {"type": "list", "elements": "str", "default": []},
     "packages": {"type": "list", "elements": "str", "default": []},
     "paths": {"type": "list", "elements": "path", "default": []},
@@ -500,21 +505,15 @@ def wal_since(first: str) -> dict[str, float]:
 
 
 def backups() -> dict[str, Any]:
-    """Return in words what is `wrong` with the repository, and what is known of its `newest` backup and last `proof`.
+    """Return in words what is `wrong` with the repository, and what is known of its `newest` backup.
 
-    Of a backup that is `label`, `end`, `error`, and `gap`, the last file of WAL before one that is missing since; of a
-    proof when it was (`at`), its `problems`, and how far and how long its recovery took: `recovery_point_seconds` and
-    `seconds`. `snapshots` are those of Redis, by instance: when the last good one was (`at`), and the `problem` of the
-    last try.
+    That is its `label`, `end`, `error`, and `gap`, the last file of WAL before one that is missing since. `snapshots`
+    are those of Redis, by instance: when the last good one was (`at`), and the `problem` of the last try.
     """
     told = parse_info(run("pgbackrest", "info", "--output=json", "--log-level-console=error"))
     newest = told["backups"][-1] if told["backups"] else None
     if newest:
         newest["gap"] = missing_wal(wal_since(newest["archive"]["start"]), newest["archive"]["start"], time.time())
-    try:
-        proof = json.loads(PROOF.read_text())
-    except FileNotFoundError:
-        proof = None
     return {
         "wrong": told["wrong"],
         "newest": newest and {name: newest[name] for name in ("label", "end", "error", "gap")},
@@ -522,8 +521,19 @@ def backups() -> dict[str, Any]:
             path.stem.removeprefix("redis-backup-"): json.loads(path.read_text())
             for path in sorted(SNAPSHOTS.glob("redis-backup-*.json"))
         },
-        "proof": proof and {name: proof.get(name) for name in ("at", "problems", "recovery_point_seconds", "seconds")},
     }
+
+
+def proof() -> dict[str, Any] | None:
+    """Return what the last proof here noted: when it was (`at`), its `problems`, and how its recovery went.
+
+    That is `recovery_point_seconds` and `seconds`, how far and how long. None where there was no proof here.
+    """
+    try:
+        noted = json.loads(PROOF.read_text())
+    except FileNotFoundError:
+        return None
+    return {name: noted.get(name) for name in ("at", "problems", "recovery_point_seconds", "seconds")}
 
 
 def etcdctl(address: str, port: int, *words: str) -> Any:
@@ -659,6 +669,8 @@ def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         found["archive"] = archive
     if asked["backups"]:
         found["backups"] = backups
+    if asked["proof"]:
+        found["proof"] = proof
     if "etcd" in tiers:
         found["etcd"] = lambda: etcd_status(address, port("etcd_client"))
         found["members"] = lambda: etcd_members(address, port("etcd_client"))

@@ -44,6 +44,7 @@ QUESTIONS = {
     "settings": ("patroni", "Patroni does not tell the cluster's settings"),
     "archive": ("", "the WAL that waits for its repository cannot be counted"),
     "backups": ("", "the repository of backups does not answer"),
+    "proof": ("", "what the last proof of its backups found is not told"),
     "etcd": ("etcd", "etcd does not answer"),
     "members": ("etcd", "etcd does not tell of its members, which takes a quorum"),
     "sentinel": ("redis-sentinel", "Sentinel does not answer"),
@@ -444,6 +445,8 @@ class Status:
             if (its := host.get("backups")) is not None:
                 yield from self._repository(host.name, its)
                 yield from self._snapshots(host.name, its)
+                if its["newest"] and not its["wrong"]:
+                    yield from self._proof(host.name)
 
     def _snapshots(self, name: str, its: Mapping[str, Any]) -> Iterator[Problem]:
         for instance, last in (its.get("snapshots") or {}).items():
@@ -474,13 +477,14 @@ class Status:
             text = f"WAL is missing after {newest['gap']}: nothing later can be restored, until there is a new backup"
             yield Problem(name, text, "take it now: `make backup`")
 
-        yield from self._proof(name, its["proof"])
-
-    def _proof(self, name: str, proof: Mapping[str, Any] | None) -> Iterator[Problem]:
+    def _proof(self, name: str) -> Iterator[Problem]:
         mend = "prove it: `make backup-proof`"
-        if not proof:
+        proofs = [(its, host.name) for host in self.hosts.values() if (its := host.get("proof"))]
+        if not proofs:
             yield Problem(name, "it was never proven that a backup can be restored", mend)
             return
+        # Without a host for backups, each database host may have done it.
+        proof, name = max(proofs, key=lambda each: each[0]["at"])
         for text in proof["problems"]:
             yield Problem(name, f"the last backup that was restored to prove that it can be: {text}", mend)
         if self.now - proof["at"] > PROOF_DAYS * 86400:

@@ -22,7 +22,8 @@ def test_a_directory():
 
 
 def test_a_store_and_what_it_may_be_told():
-    found = settings.backup_repository({"s3": STORE | {"uri_style": "path", "path": "/mine"}})
+    found = settings.backup_repository({"s3": STORE | {"uri_style": "path", "path": "/mine", "port": 9000}})
+    assert found["repo1-storage-port"] == "9000"
     assert found["repo1-s3-key-secret"] == "s"
     assert found["repo1-s3-uri-style"] == "path"
     assert found["repo1-path"] == "/mine"
@@ -396,3 +397,13 @@ def test_while_the_repository_is_away_nothing_counts_as_done(wal, monkeypatch):
     with pytest.raises(subprocess.CalledProcessError):
         gaps.main()
     assert not gaps.DONE.exists()
+
+
+def test_the_newest_proof_is_that_of_whichever_host_has_it():
+    noted = {"db1": {"at": 5}, "db2": {"at": 9}, "db3": None}
+    hostvars = {
+        name: {"backup_proof_noted": {"stdout": json.dumps(its) if its else ""}} if name != "db4" else {}
+        for name, its in [*noted.items(), ("db4", None)]
+    }
+    assert json.loads(settings.proof_newest(["db1", "db2", "db3", "db4"], hostvars)) == {"at": 9}
+    assert settings.proof_newest(["db3", "db4"], hostvars) == ""

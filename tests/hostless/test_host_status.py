@@ -502,7 +502,7 @@ def test_each_tier_is_asked_for_what_it_runs():
             "tiers": list(tiers), "address": "127.0.0.1", "virtual_address": "", "engine": "haproxy", "ports": ports,
             "balancer_health": "/",
             "services": [], "instances": ["cache"], "units": [], "packages": [], "paths": [],
-            "archives": False, "backups": False,
+            "archives": False, "backups": False, "proof": False,
         }  # fmt: skip
         return set(module.questions(given | other)) - {"units", "versions", "certificate", "disks"}
 
@@ -512,4 +512,4 @@ def test_each_tier_is_asked_for_what_it_runs():
     assert asked("cache", "sentinel") == {"redis.cache", "sentinel"}
     assert asked("database", "etcd") == {"patroni", "cluster", "settings", "etcd", "members"}
     assert asked("database", archives=True) == {"patroni", "cluster", "settings", "archive"}
-    assert asked("backup", backups=True) == {"backups"}
+    assert asked("backup", backups=True, proof=True) == {"backups", "proof"}

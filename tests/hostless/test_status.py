@@ -143,7 +143,8 @@ def answers() -> dict:
     found["backup1"] = host(
         "pgbackrest",
         versions={"pgbackrest": "2.55.1"},
-        backups={"wrong": "", "newest": backup(0.5), "proof": proof(20)},
+        backups={"wrong": "", "newest": backup(0.5)},
+        proof=proof(20),
     )
     return copy.deepcopy(found)
 
@@ -695,7 +696,7 @@ def test_a_repository_that_is_not_well(answers, problems):
 
 
 def test_no_backup(answers, problems):
-    answers["backup1"]["found"]["backups"] = {"wrong": "", "newest": None, "proof": None}
+    answers["backup1"]["found"]["backups"] = {"wrong": "", "newest": None}
     assert problems() == ["backup1: there is no backup"]
 
 
@@ -721,13 +722,23 @@ def test_a_repository_that_does_not_answer(answers, problems):
 
 
 def test_a_backup_that_was_never_proven_and_an_old_proof_that_failed(answers, problems):
-    answers["backup1"]["found"]["backups"]["proof"] = None
+    answers["backup1"]["found"]["proof"] = None
     assert problems() == ["backup1: it was never proven that a backup can be restored"]
-    answers["backup1"]["found"]["backups"]["proof"] = proof(240, "pg_amcheck finds damage: x")
+    answers["backup1"]["found"]["proof"] = proof(240, "pg_amcheck finds damage: x")
     assert problems() == [
         "backup1: the last backup that was restored to prove that it can be: pg_amcheck finds damage: x",
         "backup1: that a backup can be restored was proven 10 d ago",
     ]
+
+
+def test_a_proof_counts_on_whichever_host_it_was(answers, problems):
+    """Without a host for backups, that is the replica of that time."""
+    answers["backup1"]["found"]["proof"] = None
+    answers["db1"]["found"]["proof"] = proof(400, "damage")
+    answers["db3"]["found"]["proof"] = proof(20)
+    assert problems() == []
+    answers["db3"]["found"]["proof"] = proof(240)
+    assert problems() == ["db3: that a backup can be restored was proven 10 d ago"]
 
 
 def test_snapshots_of_redis_that_fail_and_grow_old(answers, problems):
