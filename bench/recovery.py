@@ -194,7 +194,9 @@ def one_size(size: int, before: int, rounds: int) -> dict:
     found: dict[str, object] = {"gigabytes": size, "fill_seconds": filled, "rounds": [], "disk": disk()}
     for turn in range(rounds):
         full = backup("full")
-        lab.sql(lab.primary(), f"UPDATE rows SET more = content WHERE number % 100 = {turn}", DATABASE)  # noqa: S608
+        hundredth = size * ROWS_PER_GB // 100
+        changed = f"number > {turn * hundredth} AND number <= {(turn + 1) * hundredth}"
+        lab.sql(lab.primary(), f"UPDATE rows SET more = content WHERE {changed}", DATABASE)  # noqa: S608
         its = {"full": full, "incr": backup("incr"), "verify": verify(), **beside()}
         found["rounds"].append(its)
         results.say(
