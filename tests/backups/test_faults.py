@@ -71,9 +71,8 @@ def test_a_full_repository_is_told_and_the_database_lives(hosts, playbook):
         lost = have_wal_full(3)
         lab.wait(lambda: int(primary.run(waiting)) >= 3, 60, "WAL waits")
         ledger.write(5)
-        code, status = lab.status()
-        assert code == 3
-        assert f"{KEEPER}: {REPOSITORY} is 100 % full" in status["problems"], status["problems"]
+        problems = lab.status()[1]["problems"]
+        assert any(each.startswith(f"{KEEPER}: {REPOSITORY} is 100 % full") for each in problems), problems
         # Beyond the limit of four files, they are let go.
         lost += have_wal_full(3)
         lab.wait(lambda: int(primary.run(waiting)) == 0, 180, "PostgreSQL is rid of its WAL", pause=1)
@@ -108,8 +107,9 @@ def test_a_primary_that_dies_during_a_backup(hosts, playbook):
     )
     try:
         keeper.run("systemctl start --no-block terrace-backup@full.service")
-        taking = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgBackRest [backup]%'"
+        taking = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgBackRest%'"
         lab.wait(lambda: int(lab.sql(old, taking)) > 0, 60, "a backup is being taken", pause=0.1)
+        time.sleep(2)
         power(old.name, on=False)
         lab.wait(lambda: leader() not in ("", old.name), 60, "another one leads", pause=1)
         state = lambda: keeper.show("terrace-backup@full.service", "ActiveState")  # noqa: E731
