@@ -194,11 +194,11 @@ class Fleet:
         shown = self.run(
             host,
             "systemctl list-units --plain --no-legend --type=service --state=running 'haproxy@*' 'nginx@*' 'svc-*'"
-            " 'terrace-*' 'pgbouncer*' 'patroni*' 'etcd*' 'redis-*' 'keepalived*' | awk '{ print $1 }'"
+            " 'terrace-*' 'pgbouncer*' 'patroni*' 'etcd*' 'redis-*' 'keepalived*' 'pgbackrest' | awk '{ print $1 }'"
             " | xargs -r systemctl show --property=Id,InvocationID,MainPID",
         )
         found = {}
-        for block in shown.split("\n\n"):
+        for block in filter(None, shown.split("\n\n")):
             of = dict(line.split("=", 1) for line in block.splitlines())
             found[of["Id"]] = f"{of['InvocationID']} {of['MainPID']}"
         return found

@@ -1045,3 +1045,18 @@ def test_every_fault_is_documented():
     text = document.PAGE.read_text()
     kinds = {fault.kind for fault in faults.CATALOGUE}
     assert [kind for kind in kinds if f"`{kind}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "units"),
+    [
+        ("", {}),
+        (
+            "MainPID=7\nId=etcd.service\nInvocationID=a1\n\nMainPID=9\nId=patroni.service\nInvocationID=b2\n",
+            {"etcd.service": "a1 7", "patroni.service": "b2 9"},
+        ),
+    ],
+)
+def test_a_host_may_run_none_of_the_daemons(monkeypatch, shown, units):
+    monkeypatch.setattr(Fleet, "run", lambda self, host, command: shown)
+    assert Fleet.units(Fleet.__new__(Fleet), "backup1") == units
