@@ -407,3 +407,17 @@ def test_the_newest_proof_is_that_of_whichever_host_has_it():
     }
     assert json.loads(settings.proof_newest(["db1", "db2", "db3", "db4"], hostvars)) == {"at": 9}
     assert settings.proof_newest(["db3", "db4"], hostvars) == ""
+
+
+@pytest.mark.parametrize(("age", "problems"), [(1, 0), (700, 1)])
+def test_the_first_proof_may_come_before_the_first_row_of_the_marker(monkeypatch, tmp_path, age, problems):
+    def sql(here, name, statement):
+        assert statement != restored.MARKER
+        return "f"
+
+    monkeypatch.setattr(restored, "sql", sql)
+    well = subprocess.CompletedProcess([], 0, "", "")
+    monkeypatch.setattr(restored.subprocess, "run", lambda *words, **given: well)
+    found = {"backup_age_seconds": age}
+    assert len(restored.examine(tmp_path, found, 1000.0)) == problems
+    assert (found["rows"], found["recovery_point_seconds"]) == (0, None)
