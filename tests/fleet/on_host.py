@@ -16,12 +16,14 @@ TREES = ["/etc", "/srv/terrace", "/usr/local", "/var/lib/terrace", "/var/spool/c
 CHANCE = re.compile(
     r"/etc/(machine-id|\.pwd\.lock|\.updated|mtab|hosts|resolv\.conf|ld\.so\.cache"
     r"|passwd-|group-|shadow-?|gshadow-?|subuid-?|subgid-?|ssh/ssh_host_.*|ssl/private/.*|ssl/certs/.*|apt/sources.*|terrace/pki/host\.(key|crt))"
+    # What backups and proofs noted when they were made.
+    r"|/var/lib/terrace/(backup-(proof|history)\.json|redis-backup-[a-z]+\.json|restored(/.*)?)"
     r"|/srv/terrace/[^/]+/(blue|green|live|\.live|releases/[^/]+/\.installed)|.*/__pycache__(/.*)?"
 )
 
 # What runs now and then, and what login sessions bring along, says nothing.
 NOW_AND_THEN = re.compile(
-    r"(user|session|apt-|dpkg-|systemd-tmpfiles-clean|man-db|e2scrub|fstrim|logrotate|run-|terrace-release-gate\.service|svc-.*report\.service)"
+    r"(user|session|apt-|dpkg-|systemd-tmpfiles-clean|man-db|e2scrub|fstrim|logrotate|run-|terrace-release-gate\.service|terrace-(backup|marker|redis-backup|restored).*\.service|svc-.*report\.service)"
 )
 # Variables of a process that systemd, a shell or the slot's own path give it.
 OF_A_START = (

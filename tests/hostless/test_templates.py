@@ -783,6 +783,8 @@ def test_backups_are_on_their_host(ha, single):
     assert alone["repo1-path"] == keeper["repo1-path"]
     assert "repo1-host" not in alone
     assert "pg1-host" not in alone
+    # pgBackRest's server wants somebody who may ask it.
+    assert re.fullmatch(r"\w+=terrace", alone["tls-server-auth"])
 
 
 def test_backups_are_in_a_store(stored):
