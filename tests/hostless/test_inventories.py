@@ -24,6 +24,7 @@ ADDRESSES = {
     **{"app1": "10.77.0.21", "app2": "10.77.0.22", "app3": "10.77.0.23"},
     **{"cache1": "10.77.0.31", "cache2": "10.77.0.32", "cache3": "10.77.0.33"},
     **{"db1": "10.77.0.41", "db2": "10.77.0.42", "db3": "10.77.0.43"},
+    **{"backup1": "10.77.0.51"},
 }
 
 
@@ -42,6 +43,7 @@ def test_lab_members(lab):
         "sentinel": of("cache1", "cache2", "cache3"),
         "database": of("db1", "db2", "db3"),
         "etcd": of("db1", "db2", "db3"),
+        "backup": of("backup1"),
     }
 
 
@@ -60,7 +62,7 @@ def test_production_is_of_full_size_and_staging_small(production, staging):
         return {tier: len(members) for tier, members in landscape.value(landscape.hosts[0], "topology_members").items()}
 
     three = dict.fromkeys(("app", "cache", "sentinel", "database", "etcd"), 3)
-    assert sizes(production) == {"loadbalancer": 2} | three
+    assert sizes(production) == {"loadbalancer": 2, "backup": 1} | three
     assert production.value("lb2", "[ansible_host, topology_address]") == ["lb2.example.com", "192.0.2.12"]
     assert len(staging.hosts) == 2
     assert set(sizes(staging).values()) == {1}
@@ -182,6 +184,7 @@ def large(tmp_path) -> Landscape:
         for host in groups[group]:
             number = next(names)
             hosts[host] = {"ansible_host": f"198.18.{number // 250}.{number % 250 + 1}"}
+    groups["backup"] = ["cache1"]
     directory = tmp_path / "inventory/large"
     (directory / "group_vars/all").mkdir(parents=True)
     children = {group: {"hosts": {host: {} for host in names}} for group, names in groups.items()}
