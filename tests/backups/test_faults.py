@@ -8,6 +8,7 @@ import time
 
 import pytest
 from backups import (
+    CONFIGURATION,
     KEEPER,
     REPOSITORY,
     SHOWN,
@@ -26,7 +27,6 @@ from deploys import power, unlock
 
 import lab
 
-CONFIGURATION = "/etc/pgbackrest/pgbackrest.conf"
 DATA = "/var/lib/postgresql/17/main"
 
 
@@ -127,8 +127,8 @@ def test_a_primary_that_dies_during_a_backup(hosts, playbook):
             assert ledger.kept(look(SHOWN)) == ledger.orders
     finally:
         power(old.name, on=True)
-    lab.wait(lab.whole_cluster, 180, "every member follows the primary", pause=1)
-    lab.sql(lab.primary(), "DROP TABLE bulk", "orders")
+        lab.wait(lab.whole_cluster, 180, "every member follows the primary", pause=1)
+        lab.sql(lab.primary(), "DROP TABLE bulk", "orders")
 
 
 def test_a_primary_that_dies_during_a_restore(hosts, playbook):

@@ -11,6 +11,7 @@ import lab
 
 KEEPER = lab.GROUPS["backup"][0]
 REPOSITORY = "/var/lib/pgbackrest"
+CONFIGURATION = "/etc/pgbackrest/pgbackrest.conf"
 
 
 class Ledger:
@@ -87,6 +88,16 @@ def damaged(keeper: lab.Host) -> Iterator[str]:
         yield file
     finally:
         keeper.run(f"python3 - {file}", stdin=flip)
+
+
+@contextlib.contextmanager
+def another_key(keeper: lab.Host) -> Iterator[None]:
+    """Have pgBackRest on the host for backups read the repository with a key that is not its own."""
+    keeper.run(f"sed --in-place=.kept 's/^repo1-cipher-pass=.*/repo1-cipher-pass={'0' * 32}/' {CONFIGURATION}")
+    try:
+        yield
+    finally:
+        keeper.run(f"mv {CONFIGURATION}.kept {CONFIGURATION}")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,20 @@ import subprocess
 import time
 
 import pytest
-from backups import KEEPER, SHOWN, Ledger, clock, damaged, have_it_archived, leader, looked_at, restore, run, told
+from backups import (
+    KEEPER,
+    SHOWN,
+    Ledger,
+    another_key,
+    clock,
+    damaged,
+    have_it_archived,
+    leader,
+    looked_at,
+    restore,
+    run,
+    told,
+)
 from deploys import power
 
 import lab
@@ -136,6 +149,9 @@ def test_a_fleet_without_any_database_host_comes_back_from_the_repository(hosts,
     assert done.returncode == 0, done.stdout[-2000:]
     # All others are as they were.
     limit = "--limit=backup,database,etcd"
+    # An empty cluster would take the place of one that is only not to be read.
+    with another_key(hosts[KEEPER]):
+        assert "vault_key is not the one" in told(playbook("site.yml", "--limit=database,etcd"))
     assert "`make site RESTORE=1` brings them back" in told(playbook("site.yml", limit))
     done = playbook("site.yml", limit, "--extra-vars", json.dumps({"site_restore": True}))
     assert done.returncode == 0, done.stdout[-3000:]
