@@ -210,6 +210,15 @@ def snapshot_chosen(snapshots: list[Mapping], wanted: str) -> Mapping:
     return found[-1] if found else {}
 
 
+def snapshots_told(snapshots: list[Mapping]) -> str:
+    """Return in words which snapshots of Redis there are, and when they were taken (UTC).
+
+    Parameters:
+        snapshots: as `restic snapshots --json` prints them.
+    """
+    return ", ".join(f"{each['short_id']} ({each['time'][:19].replace('T', ' ')})" for each in snapshots)
+
+
 def restore_time_told(seconds: float) -> str:
     """Return a time, given in seconds since the epoch, as it is said: in UTC."""
     return backups.time(seconds)
@@ -252,6 +261,7 @@ class FilterModule:
                     proof_newest,
                     proof_problem,
                     snapshot_chosen,
+                    snapshots_told,
                     restore_primary,
                     restore_reached,
                     restore_time_told,

@@ -421,3 +421,21 @@ def test_the_first_proof_may_come_before_the_first_row_of_the_marker(monkeypatch
     found = {"backup_age_seconds": age}
     assert len(restored.examine(tmp_path, found, 1000.0)) == problems
     assert (found["rows"], found["recovery_point_seconds"]) == (0, None)
+
+
+SNAPSHOTS = [
+    {"id": "aa11bb22cc", "short_id": "aa11bb22", "time": "2026-11-30T01:45:00.123456789Z"},
+    {"id": "dd33ee44ff", "short_id": "dd33ee44", "time": "2026-11-30T02:00:00.5Z"},
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("", "dd33ee44"), ("aa11bb22", "aa11bb22"), ("aa11bb22cc", "aa11bb22"), ("aa", None)]
+)
+def test_a_snapshot_is_the_newest_or_the_one_that_is_named(wanted, found):
+    assert settings.snapshot_chosen(SNAPSHOTS, wanted).get("short_id") == found
+
+
+def test_snapshots_are_told_with_their_time():
+    assert settings.snapshots_told(SNAPSHOTS) == "aa11bb22 (2026-11-30 01:45:00), dd33ee44 (2026-11-30 02:00:00)"
+    assert settings.snapshots_told([]) == ""

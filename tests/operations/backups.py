@@ -65,6 +65,15 @@ def told(done: subprocess.CompletedProcess) -> str:
     return " ".join(done.stdout.split())
 
 
+def replace(playbook: Callable[..., subprocess.CompletedProcess], names: list[str]) -> None:
+    """Have these hosts be gone with all that they had, and bare machines be in their places."""
+    for name in names:
+        words = [lab.ROOT / "molecule/lab/podman", "rm", "--force", "--volumes", "--time=0", name]
+        subprocess.run(words, check=True, capture_output=True)
+    done = playbook("molecule/lab/create.yml")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
 def have_it_archived() -> None:
     """Have the repository have all that was written until now, which else takes a minute."""
     lab.primary().run("systemctl start terrace-marker && cd / && sudo -u postgres pgbackrest --stanza=terrace check")
