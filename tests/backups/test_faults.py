@@ -50,6 +50,28 @@ def archived() -> set[str]:
     return set(lab.Host(KEEPER).run(f"ls {REPOSITORY}/archive/terrace/*/*/ | cut --characters=1-24").split())
 
 
+def test_as_much_wal_as_of_an_hour_waits_for_a_host_that_is_down(hosts, playbook):
+    """A file a minute is what a database makes that is hardly used; all of them are handed over afterwards."""
+    keeper, primary, ledger = hosts[KEEPER], lab.primary(), Ledger()
+    waiting = f"ls {DATA}/pg_wal/archive_status | grep -c ready$ || true"
+    power(keeper.name, on=False)
+    try:
+        full = []
+        for _ in range(12):
+            ledger.write(2)
+            full += have_wal_full(5)
+        code, status = lab.status()
+        assert code == 3
+        assert any(problem.startswith(f"{KEEPER}: ") for problem in status["problems"]), status["problems"]
+        assert int(primary.run(waiting)) >= 60
+    finally:
+        power(keeper.name, on=True)
+    lab.wait(lambda: int(primary.run(waiting)) == 0, 300, "the repository has all of it", pause=2)
+    assert set(full) <= archived()
+    with looked_at(playbook) as look:
+        assert ledger.kept(look(SHOWN)) == ledger.orders
+
+
 def test_a_full_repository_is_told_and_the_database_lives(hosts, playbook):
     """WAL waits; beyond a limit it is let go, which is told until a backup begins a new history."""
     keeper, primary = hosts[KEEPER], lab.primary()
