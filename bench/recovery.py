@@ -227,6 +227,8 @@ def measure() -> dict:
                     found["sizes"].append(one_size(size, before, 1))
                     lab.sql(lab.primary(), f"DROP DATABASE {DATABASE} WITH (FORCE)")
             before = size
+            # A part that takes an hour keeps what it has, should the next size fail.
+            results.save("backups", results.command("backups"), found)
             if size == max(size for size in wanted if size <= REPLICATED_GB):
                 found["latency"] = [latency() for _ in range(rounds)]
                 found["latency_gigabytes"] = size
