@@ -41,7 +41,10 @@ def parse_info(text: str) -> dict[str, Any]:
         (bytes of the databases, and those that it added to the repository), whether pages have an `error`, `needs`,
         the labels of backups that it cannot be restored without, and `archive`, its first and last file of WAL.
     """
-    stanza = next(iter(json.loads(text)), {"status": {"code": NO_STANZA, "message": "missing stanza path"}})
+    # With another key it quotes what it took for text, with every byte as it is.
+    stanza = next(
+        iter(json.loads(text, strict=False)), {"status": {"code": NO_STANZA, "message": "missing stanza path"}}
+    )
     return {
         "wrong": _wrong(stanza),
         "known": stanza["status"]["code"] != NO_STANZA,

@@ -120,16 +120,17 @@ def test_a_repository_without_backups_and_one_without_the_cluster():
     assert not pgbackrest.parse_info("[]")["known"]
 
 
-def test_a_repository_that_was_written_with_another_key():
-    """As pgBackRest 2.55 says it."""
+@pytest.mark.parametrize("quoted", ["", ": \x03\x1f{f\ufffd\ttt"])
+def test_a_repository_that_was_written_with_another_key(quoted):
+    """As pgBackRest 2.55 says it, which quotes bytes as they are."""
     of_repository = (
         "[FormatError] unable to load info file '/var/lib/pgbackrest/backup/terrace/backup.info' or "
         "'/var/lib/pgbackrest/backup/terrace/backup.info.copy':\nFormatError: key/value found outside of section at "
-        "line 1"
+        "line 1QUOTED"
     )
     told = [{"archive": [], "backup": [], "name": "terrace", "status": {"code": 99, "message": "other"}}]
     told[0]["repo"] = [{"key": 1, "status": {"code": 99, "message": of_repository}}]
-    found = pgbackrest.parse_info(json.dumps(told))
+    found = pgbackrest.parse_info(json.dumps(told).replace("QUOTED", quoted))
     assert found["known"]
     assert "vault_key is not the one" in found["wrong"]
     told[0]["repo"][0]["status"]["message"] = "[FileOpenError] unable to open file 'x': [13] Permission denied\nHINT: y"
