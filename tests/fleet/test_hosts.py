@@ -36,6 +36,7 @@ def test_base(hosts, name):
     assert int(host.run("sysctl --values net.core.somaxconn")) >= 4096
     # Of the interface itself, also after a reboot: a dead neighbour is found out within seconds.
     assert host.run("sysctl --values net.ipv4.neigh.eth0.base_reachable_time_ms") == "5000"
+    assert host.run("sysctl --values net.ipv4.tcp_retries2") == "8"
     first, _ = map(int, host.run("sysctl --values net.ipv4.ip_local_port_range").split())
     fixed = [*lab.PORTS.values(), *(service["port"] for service in lab.SERVICES.values())]
     assert first > max(fixed), "a local port that the kernel hands out could be taken by an outgoing connection"
