@@ -117,7 +117,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -484,19 +484,21 @@ def archive(path: Path = ARCHIVE) -> dict[str, int]:
     return {"waiting": len(ages), "seconds": round(max(ages, default=0))}
 
 
-def wal_since(first: str) -> dict[str, float]:
+def wal_since(first: str, archives: Iterable[str]) -> dict[str, float]:
     """Return when each file of WAL came that the repository has, in seconds since the epoch, since one of them.
 
     It lies in directories that are named after the first 16 digits of its files.
+
+    Parameters:
+        first: the file from which on they are wanted.
+        archives: what the repository calls those of each version and system of PostgreSQL; the last is that of now.
     """
 
     def ask(path: str) -> dict[str, Any]:
         words = ("pgbackrest", f"--stanza={STANZA}", "--output=json", "--log-level-console=error", "repo-ls", path)
         return json.loads(run(*words))
 
-    histories = [name for name in ask(f"archive/{STANZA}") if re.fullmatch(r"\d+-\d+", name)]
-    # One for each version and system of PostgreSQL; the last is that of now.
-    here = f"archive/{STANZA}/{max(histories, key=lambda name: int(name.partition('-')[2]))}"
+    here = f"archive/{STANZA}/{max(archives, key=lambda name: int(name.partition('-')[2]))}"
     folders = [name for name in ask(here) if re.fullmatch(r"[0-9A-F]{16}", name) and name >= first[:16]]
     found = {}
     for folder in folders:
@@ -513,7 +515,9 @@ def backups() -> dict[str, Any]:
     told = parse_info(run("pgbackrest", "info", "--output=json", "--log-level-console=error"))
     newest = told["backups"][-1] if told["backups"] else None
     if newest:
-        newest["gap"] = missing_wal(wal_since(newest["archive"]["start"]), newest["archive"]["start"], time.time())
+        newest["gap"] = missing_wal(
+            wal_since(newest["archive"]["start"], told["archive"]), newest["archive"]["start"], time.time()
+        )
     return {
         "wrong": told["wrong"],
         "newest": newest and {name: newest[name] for name in ("label", "end", "error", "gap")},

@@ -349,11 +349,13 @@ def wal(monkeypatch, tmp_path):
         asked.append(words[0])
         if words[0] == "psql":
             return "000000030000000100000002\n"
-        return json.dumps(
-            {"17-1": {}, "17-2": {}, "archive.info": {}} if words[-1] == "archive/terrace" else gaps.there
-        )
+        if words[-1] == "info":
+            return json.dumps([{"archive": [{"id": "17-1"}, {"id": "17-2"}], "status": gaps.status}])
+        assert words[-1].startswith("archive/terrace/17-2/")
+        return json.dumps(gaps.there)
 
     gaps.there = {f"{kept[0]}-0123456789abcdef.zst": {}}
+    gaps.status = {"code": 0, "message": "ok"}
     monkeypatch.setattr(gaps, "run", run)
     return kept, asked
 
@@ -388,6 +390,13 @@ def test_the_first_primary_has_nobody_before_it(wal):
     (gaps.WAL / "00000003.history").unlink()
     gaps.main()
     assert ready() == []
+
+
+def test_where_the_repository_cannot_be_read_nothing_counts_as_done(wal):
+    gaps.status = {"code": 99, "message": "other"}
+    with pytest.raises(RuntimeError, match="not well: other"):
+        gaps.main()
+    assert (ready(), gaps.DONE.exists()) == ([], False)
 
 
 def test_while_the_repository_is_away_nothing_counts_as_done(wal, monkeypatch):
