@@ -214,8 +214,10 @@ def seconds(hour: int, minute: int = 0) -> float:
 def kept(monkeypatch, tmp_path):
     """Backups, most of them at odd hours; a restore at six went back to four, another at nine to half past two."""
     backups = [
-        {"label": f"B{hour}", "timestamp": {"stop": seconds(hour)}, "info": {"size": hour}} for hour in (1, 3, 5, 8, 11)
-    ]
+        {"label": f"B{hour}", "timestamp": {"stop": seconds(hour)}, "info": {"size": hour},
+         "archive": {"start": f"{lived:08X}00000000000000FE"}}
+        for hour, lived in ((1, 1), (3, 1), (5, 1), (8, 2), (11, 3))
+    ]  # fmt: skip
     archive = [{"max": "00000001000000000000000A"}, {"max": "0000000F0000000000000001"}]
     info = [{"backup": backups, "archive": archive}]
     history = {
@@ -245,12 +247,12 @@ def test_the_latest_state_is_reached_from_the_last_backup(kept):
         (at(10), "B1", None),
         (at(11, 30), "B11", None),
         # Before it, and after the first one: B5 is of the timeline that the first one left.
-        (at(8, 30), "B8", 2),
+        (at(8, 30), "B8", "current"),
         (at(7), "B3", 2),
         # Before both.
-        (at(5, 30), "B5", 1),
-        (at(3, 30), "B3", 1),
-        (at(1, 30), "B1", 1),
+        (at(5, 30), "B5", "current"),
+        (at(3, 30), "B3", "current"),
+        (at(1, 30), "B1", "current"),
     ],
 )
 def test_a_time_is_looked_for_on_the_timeline_that_lived_then(kept, when, backup, timeline):
@@ -263,7 +265,7 @@ def test_a_time_is_looked_for_on_the_timeline_that_lived_then(kept, when, backup
 
 def test_a_point_with_a_name_is_one_of_the_time_at_which_it_was_made(kept):
     words = restored.plan("", "", "half")["words"]
-    assert words == ["--set=B1", "--type=name", "--target=half", "--target-timeline=1", "--target-action=promote"]
+    assert words == ["--set=B1", "--type=name", "--target=half", "--target-timeline=current", "--target-action=promote"]
 
 
 def test_a_backup_alone_is_what_it_was_at_its_end(kept):
