@@ -47,24 +47,6 @@ def test_a_damaged_file_of_a_backup_is_found_and_told(hosts, playbook):
     lab.wait_until_healthy(timeout=60)
 
 
-def test_wal_waits_while_the_repository_is_away_and_is_taken_when_it_is_back(hosts):
-    primary = lab.primary()
-    waiting = "ls /var/lib/postgresql/17/main/pg_wal/archive_status | grep -c ready$ || true"
-    hosts[KEEPER].run("systemctl stop pgbackrest")
-    try:
-        for _ in range(3):
-            lab.sql(primary, "SELECT pg_logical_emit_message(true, 'test', 'waits'); SELECT pg_switch_wal()")
-        lab.wait(lambda: int(primary.run(waiting)) >= 3, 30, "WAL waits")
-        failed = int(lab.sql(primary, "SELECT failed_count FROM pg_stat_archiver"))
-        lab.wait(
-            lambda: int(lab.sql(primary, "SELECT failed_count FROM pg_stat_archiver")) > failed, 120, "it was tried"
-        )
-        assert lab.ask("virtual", "/users", "POST", lab.new_user()).status == 201
-    finally:
-        hosts[KEEPER].run("systemctl start pgbackrest")
-    lab.wait(lambda: int(primary.run(waiting)) == 0, 180, "the repository has all of it", pause=1)
-
-
 def test_a_dropped_table_comes_back_beside_the_cluster_and_in_place(hosts, playbook):
     ledger = Ledger()
     ledger.write(20)
