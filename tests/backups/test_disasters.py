@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from backups import KEEPER, SHOWN, Ledger, have_it_archived, leader, looked_at, replace, run
+from backups import KEEPER, SHOWN, Ledger, have_it_archived, leader, looked_at, operator, replace, run
 
 import lab
 
@@ -79,8 +79,9 @@ def test_all_redis_hosts_are_lost(hosts, playbook):
     lab.wait_until_ready(timeout=120)
     hosts[KEEPER].run("systemctl start terrace-redis-backup@queue.service")
     assert queue("EXISTS saved:list") == "(integer) 0"
-    who = {"restore_id": "queue", "restore_lock": "queue", "restore_who": "test", "restore_origin": "here"}
-    done = run(playbook, "restore_queue", restore_confirm=lab.INVENTORY.name, restore_backup=snapshot, **who)
+    done = run(
+        playbook, "restore_queue", restore_confirm=lab.INVENTORY.name, restore_backup=snapshot, **operator("queue")
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert queue("LRANGE saved:list 0 -1", "DUMP saved:bytes") == before
     queue("DEL saved:list saved:bytes")

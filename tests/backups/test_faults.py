@@ -19,6 +19,7 @@ from backups import (
     have_wal_full,
     leader,
     looked_at,
+    operator,
     restore,
     run,
     told,
@@ -28,6 +29,8 @@ from deploys import power, unlock
 import lab
 
 DATA = "/var/lib/postgresql/17/main"
+# Says how many files of WAL the repository has not got yet.
+WAITING = f"ls {DATA}/pg_wal/archive_status | grep -c ready$ || true"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +56,6 @@ def archived() -> set[str]:
 def test_as_much_wal_as_of_an_hour_waits_for_a_host_that_is_down(hosts, playbook):
     """A file a minute is what a database makes that is hardly used; all of them are handed over afterwards."""
     keeper, primary, ledger = hosts[KEEPER], lab.primary(), Ledger()
-    waiting = f"ls {DATA}/pg_wal/archive_status | grep -c ready$ || true"
     power(keeper.name, on=False)
     try:
         full = []
@@ -63,10 +65,10 @@ def test_as_much_wal_as_of_an_hour_waits_for_a_host_that_is_down(hosts, playbook
         code, status = lab.status()
         assert code == 3
         assert any(problem.startswith(f"{KEEPER}: ") for problem in status["problems"]), status["problems"]
-        assert int(primary.run(waiting)) >= 60
+        assert int(primary.run(WAITING)) >= 60
     finally:
         power(keeper.name, on=True)
-    lab.wait(lambda: int(primary.run(waiting)) == 0, 300, "the repository has all of it", pause=2)
+    lab.wait(lambda: int(primary.run(WAITING)) == 0, 300, "the repository has all of it", pause=2)
     assert set(full) <= archived()
     with looked_at(playbook) as look:
         assert ledger.kept(look(SHOWN)) == ledger.orders
@@ -78,7 +80,6 @@ def test_a_full_repository_is_told_and_the_database_lives(hosts, playbook):
     ledger = Ledger()
     ledger.write(5)
     limit = [hosts[name] for name in lab.GROUPS["database"]]
-    waiting = f"ls {DATA}/pg_wal/archive_status | grep -c ready$ || true"
     for host in limit:
         host.run(f"sed -i 's/^archive-push-queue-max=.*/archive-push-queue-max=64MB/' {CONFIGURATION}")
     # A disk as large as what it has, and a little more.
@@ -91,13 +92,13 @@ def test_a_full_repository_is_told_and_the_database_lives(hosts, playbook):
     try:
         keeper.run(f"runuser -u postgres -- sh -c 'cat /dev/zero >{REPOSITORY}/filler || true' 2>/dev/null")
         lost = have_wal_full(3)
-        lab.wait(lambda: int(primary.run(waiting)) >= 3, 60, "WAL waits")
+        lab.wait(lambda: int(primary.run(WAITING)) >= 3, 60, "WAL waits")
         ledger.write(5)
         problems = lab.status()[1]["problems"]
         assert any(each.startswith(f"{KEEPER}: {REPOSITORY} is 100 % full") for each in problems), problems
         # Beyond the limit of four files, they are let go.
         lost += have_wal_full(3)
-        lab.wait(lambda: int(primary.run(waiting)) == 0, 180, "PostgreSQL is rid of its WAL", pause=1)
+        lab.wait(lambda: int(primary.run(WAITING)) == 0, 180, "PostgreSQL is rid of its WAL", pause=1)
         ledger.write(5)
         assert not set(lost) <= archived()
         keeper.run(f"rm {REPOSITORY}/filler")
@@ -162,8 +163,7 @@ def test_a_primary_that_dies_during_a_restore(hosts, playbook):
     ledger.write(10)
     have_it_archived()
     first, founder, ended = f"cut-{time.time():.0f}", lab.primary(), []
-    who = {"restore_id": first, "restore_lock": first, "restore_who": "test", "restore_origin": "here"}
-    given = {"restore_confirm": lab.INVENTORY.name, "restore_time": before, **who}
+    given = {"restore_confirm": lab.INVENTORY.name, "restore_time": before, **operator(first)}
     cut = threading.Thread(target=lambda: ended.append(run(playbook, "restore", **given)))
     cut.start()
     try:
@@ -177,7 +177,7 @@ def test_a_primary_that_dies_during_a_restore(hosts, playbook):
     assert f"{founder.name} was lost while the cluster was restored on it" in told(ended[0])
     # The lock says what was cut off.
     again = f"{first}-again"
-    refused = told(run(playbook, "restore", **(given | {"restore_id": again, "restore_lock": again})))
+    refused = told(run(playbook, "restore", **(given | operator(again))))
     assert "locked" in refused
     assert unlock().returncode == 0
     lab.wait(lambda: founder.try_run("systemctl is-system-running --wait").returncode in (0, 1), 90, "it has started")
@@ -197,9 +197,8 @@ def test_a_restore_that_fails_puts_back_what_was_there(hosts, playbook):
     ledger.write(10)
     have_it_archived()
     name = f"fails-{time.time():.0f}"
-    who = {"restore_id": name, "restore_lock": name, "restore_who": "test", "restore_origin": "here"}
     with damaged(hosts[KEEPER]):
-        said = told(run(playbook, "restore", restore_confirm=lab.INVENTORY.name, restore_time=before, **who))
+        said = told(run(playbook, "restore", restore_confirm=lab.INVENTORY.name, restore_time=before, **operator(name)))
     assert "Nothing was restored, and what was there is there again" in said
     lab.wait(lab.whole_cluster, 120, "every member follows the primary", pause=1)
     lab.wait_until_ready(timeout=90)

@@ -51,10 +51,14 @@ def run(
     return playbook(f"playbooks/{name}.yml", "--extra-vars", json.dumps(given))
 
 
+def operator(name: str) -> dict[str, str]:
+    """Return what a restore is told of itself and of who makes it, under a name, which is its lock's, too."""
+    return {"restore_id": name, "restore_lock": name, "restore_who": "test", "restore_origin": "here"}
+
+
 def restore(playbook, name: str, **given: object) -> None:
     """Restore the lab in place, under a name; AssertionError where it fails."""
-    who = {"restore_id": name, "restore_lock": name, "restore_who": "test", "restore_origin": "here"}
-    done = run(playbook, "restore", restore_confirm=lab.INVENTORY.name, **who, **given)
+    done = run(playbook, "restore", restore_confirm=lab.INVENTORY.name, **operator(name), **given)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     lab.wait(lab.whole_cluster, 120, "every member follows the primary", pause=1)
 

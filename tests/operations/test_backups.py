@@ -16,6 +16,7 @@ from backups import (
     have_it_archived,
     leader,
     looked_at,
+    operator,
     replace,
     restore,
     run,
@@ -157,9 +158,10 @@ def test_the_queue_holds_again_what_a_snapshot_of_it_held(hosts, playbook):
     before = redis(*shown)
     hosts[KEEPER].run("systemctl start terrace-redis-backup@queue.service")
     redis("DEL saved:list saved:stream saved:zset saved:bytes", "SET saved:later x")
-    who = {"restore_id": "queue", "restore_lock": "queue", "restore_who": "test", "restore_origin": "here"}
     snapshot = json.loads(hosts[KEEPER].run("terrace-redis-backup list queue"))[-1]["short_id"]
-    done = run(playbook, "restore_queue", restore_confirm=lab.INVENTORY.name, restore_backup=snapshot, **who)
+    done = run(
+        playbook, "restore_queue", restore_confirm=lab.INVENTORY.name, restore_backup=snapshot, **operator("queue")
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert redis(*shown) == before
     assert redis("EXISTS saved:later", "ZSCORE saved:zset later") == '(integer) 0\n"1.5"'
