@@ -422,10 +422,12 @@ def patroni(address: str, port: int) -> dict[str, Any]:
     """Return what Patroni says of itself and its PostgreSQL.
 
     That is `role` and `state`; the `versions` that run; whether it goes on without etcd (`failsafe`), and the seconds
-    since it last reached that (`unseen`).
+    since it last reached that (`unseen`); and up to which byte of WAL a primary has written, or a replica replayed
+    (`location`).
     """
     said = ask_patroni(address, port, "/patroni")
     versions = {"patroni": said["patroni"]["version"]}
+    wal = said.get("xlog") or {}
     if number := said.get("server_version"):
         versions["postgresql"] = f"{number // 10000}.{number % 10000}"
     return {
@@ -434,6 +436,7 @@ def patroni(address: str, port: int) -> dict[str, Any]:
         "versions": versions,
         "failsafe": bool(said.get("failsafe_mode_is_active")),
         "unseen": round(max(0, time.time() - said["dcs_last_seen"])) if said.get("dcs_last_seen") else None,
+        "location": wal.get("location", wal.get("replayed_location")),
     }
 
 

@@ -347,6 +347,8 @@ class Status:
         leaders = [member["name"] for member in view["members"] if _leads(member)] if view else primaries
         primary = next(iter(leaders), None)
         members = view["members"] if view else []
+        for member in members:
+            member["lag"] = self._lag(member, primary)
         self.postgresql = {"primary": primary, "paused": bool(view and view["paused"]), "members": members}
         for member in members:
             if member["name"] in asked:
@@ -368,6 +370,21 @@ class Status:
             yield from self._patroni(host, {member["name"] for member in members} if view else None)
         if view:
             yield from self._cluster(view, declared, primary)
+
+    def _lag(self, member: Mapping[str, Any], primary: str | None) -> Any:
+        """Return how far a member is behind, in bytes.
+
+        What the cluster tells is where the replica was up to ten seconds ago, so that one seems to lag by a whole file
+        of WAL whenever the primary begins a new one. What both tell of themselves now is only wrong by what was
+        written between the two answers. A replica that lags does so by either.
+        """
+        there, here = (
+            (self.hosts[name].get("patroni") or {}).get("location") if name in self.hosts else None
+            for name in (primary, member["name"])
+        )
+        if not isinstance(member["lag"], int) or there is None or here is None:
+            return member["lag"]
+        return min(member["lag"], max(0, there - here))
 
     @staticmethod
     def _is_primary(host: Host) -> bool:

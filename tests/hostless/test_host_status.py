@@ -364,6 +364,7 @@ def test_patroni(monkeypatch):
     said = {
         "state": "running", "role": "replica", "server_version": 170006, "dcs_last_seen": time.time() - 12,
         "failsafe_mode_is_active": True, "patroni": {"version": "4.0.6", "scope": "terrace", "name": "db1"},
+        "xlog": {"received_location": 90, "replayed_location": 80, "paused": False},
     }  # fmt: skip
     monkeypatch.setattr(module, "ask_patroni", lambda *words: said)
     assert module.patroni("", 0) == {
@@ -372,10 +373,14 @@ def test_patroni(monkeypatch):
         "versions": {"patroni": "4.0.6", "postgresql": "17.6"},
         "failsafe": True,
         "unseen": 12,
+        "location": 80,
     }
+    said["xlog"] = {"location": 100}
+    assert module.patroni("", 0)["location"] == 100
     said.clear()
     said |= {"state": "starting", "patroni": {"version": "4.0.6"}}
-    assert module.patroni("", 0)["unseen"] is None
+    starting = module.patroni("", 0)
+    assert (starting["unseen"], starting["location"]) == (None, None)
 
 
 def test_a_cluster(monkeypatch):

@@ -130,6 +130,7 @@ def answers() -> dict:
             versions={"postgresql-17": "17.6", "patroni": "4.0.6", "etcd-server": "3.5.16"},
             patroni={
                 "role": role, "state": "running", "versions": {"postgresql": "17.5"}, "failsafe": False, "unseen": 2,
+                "location": None,
             },
             cluster={"paused": False, "members": members},
             settings={"synchronous": True},
@@ -520,6 +521,17 @@ def test_replicas(answers, problems):
         "db3: PostgreSQL does not tell its lag",
         "db3: PostgreSQL is on timeline 2, and the primary on 3",
     ]
+
+
+def test_a_replica_that_only_seems_to_lag_by_a_file_of_wal_that_was_begun(answers, problems):
+    late = member("db1", lag=15 * 1024**2)
+    cluster(answers, late, member("db2", "leader", "running", None), member("db3", lag=16 * 1024**2))
+    for name, location in (("db1", 30), ("db2", 64), ("db3", 52)):
+        answers[name]["found"]["patroni"]["location"] = location * 1024**2
+    assert problems() == ["db1: PostgreSQL lags by 15 MB", "db3: PostgreSQL lags by 12 MB"]
+    answers["db1"]["found"]["patroni"]["location"] = 60 * 1024**2
+    answers["db3"]["found"]["patroni"]["location"] = 65 * 1024**2
+    assert problems() == []
 
 
 def test_no_standby_takes_part_in_commits(answers, problems):
