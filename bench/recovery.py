@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ DATABASE = "bench_backups"
 CONFIGURATION = "/etc/pgbackrest/pgbackrest.conf"
 # Up to how many gigabytes replicas follow, and the cluster is restored in place: beyond it, their copies do not fit.
 REPLICATED_GB = 5
+# As large as a database host's volume becomes: 20 GB of data with its WAL, or 5 GB twice. It takes the room of what is in it.
+VOLUME = "40G"
 # Rows of 300 bytes, most of them digits of digests: they compress to about 60 %, as text does.
 FILL = """CREATE TABLE IF NOT EXISTS rows (number bigint, content text, more text);
 INSERT INTO rows SELECT number, md5(number::text) || md5((number * 7)::text) || md5((number * 13)::text)
@@ -37,6 +40,15 @@ DISK_MB = 2048
 def sizes() -> list[int]:
     """Return how large the databases are, in gigabytes, the smallest first: SIZES of the environment, or 1, 5, 20."""
     return sorted(int(size) for size in (os.environ.get("SIZES") or "1 5 20").split())
+
+
+def make_room() -> None:
+    """Have the volumes of the database hosts, which are files of this machine, grow to what the largest size needs."""
+    for name in lab.GROUPS["database"]:
+        device = lab.Host(name).run("findmnt --noheadings --output SOURCE /var/lib/postgresql").strip()
+        file = subprocess.check_output(["losetup", "--noheadings", "--output", "BACK-FILE", device], text=True).strip()
+        for words in (["truncate", f"--size={VOLUME}", file], ["losetup", "--set-capacity", device], ["resize2fs", device]):
+            subprocess.run(words, check=True, capture_output=True)
 
 
 def disk() -> dict[str, float]:
@@ -117,7 +129,7 @@ def in_place() -> float:
     name = f"bench-{time.time():.0f}"
     given = {
         "restore_id": name, "restore_lock": name, "restore_who": "bench", "restore_origin": "here",
-        "restore_confirm": lab.INVENTORY.name,
+        "restore_confirm": lab.INVENTORY.name, "restore_keep": False,
     }  # fmt: skip
     taken, _ = stack.ansible(
         "ansible-playbook", "playbooks/restore.yml", variables=given, environment={"ANSIBLE_STRATEGY": "mitogen_linear"}
@@ -215,6 +227,7 @@ def measure() -> dict:
         raise SystemExit("bench: the lab has no host for backups")
     lab.wait(lab.whole_cluster, 120, "every member follows the primary", pause=1)
     wanted, before = sizes(), 0
+    make_room()
     found: dict[str, object] = {"sizes": []}
     try:
         found["recovery"] = recovery(5)
