@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import results
 import stack
@@ -24,8 +25,10 @@ DATABASE = "bench_backups"
 CONFIGURATION = "/etc/pgbackrest/pgbackrest.conf"
 # Up to how many gigabytes replicas follow, and the cluster is restored in place: beyond it, their copies do not fit.
 REPLICATED_GB = 5
-# As large as a database host's volume becomes: 20 GB of data with its WAL, or 5 GB twice. It takes the room of what is in it.
+# As large as a database host's volume becomes: 20 GB with their WAL, or 5 GB twice. It only takes what is in it.
 VOLUME = "40G"
+# Where the volumes are mounted, on a machine on which the lab has a mount namespace of its own (molecule/lab/podman).
+NAMESPACE = Path("/run/terrace-lab/namespace")
 # Rows of 300 bytes, most of them digits of digests: they compress to about 60 %, as text does.
 FILL = """CREATE TABLE IF NOT EXISTS rows (number bigint, content text, more text);
 INSERT INTO rows SELECT number, md5(number::text) || md5((number * 7)::text) || md5((number * 13)::text)
@@ -47,8 +50,10 @@ def make_room() -> None:
     for name in lab.GROUPS["database"]:
         device = lab.Host(name).run("findmnt --noheadings --output SOURCE /var/lib/postgresql").strip()
         file = subprocess.check_output(["losetup", "--noheadings", "--output", "BACK-FILE", device], text=True).strip()
-        for words in (["truncate", f"--size={VOLUME}", file], ["losetup", "--set-capacity", device], ["resize2fs", device]):
-            subprocess.run(words, check=True, capture_output=True)
+        subprocess.run(["truncate", f"--size={VOLUME}", file], check=True)
+        subprocess.run(["losetup", "--set-capacity", device], check=True)
+        there = ["nsenter", f"--mount={NAMESPACE}"] if NAMESPACE.exists() else []
+        subprocess.run([*there, "resize2fs", device], check=True, stdout=subprocess.DEVNULL)
 
 
 def disk() -> dict[str, float]:
