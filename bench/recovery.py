@@ -26,9 +26,9 @@ CONFIGURATION = "/etc/pgbackrest/pgbackrest.conf"
 # Up to how many gigabytes replicas follow, and the cluster is restored in place: beyond it, their copies do not fit.
 REPLICATED_GB = 5
 # As large as a database host's volume becomes: 20 GB with their WAL, or 5 GB twice. It only takes what is in it.
-VOLUME = "40G"
-# Where the volumes are mounted, on a machine on which the lab has a mount namespace of its own (molecule/lab/podman).
-NAMESPACE = Path("/run/terrace-lab/namespace")
+VOLUME = 40 * 1024**3
+VOLUMES = Path("/var/lib/terrace-lab/volumes")
+PODMAN = results.ROOT / "molecule/lab/podman"
 # Rows of 300 bytes, most of them digits of digests: they compress to about 60 %, as text does.
 FILL = """CREATE TABLE IF NOT EXISTS rows (number bigint, content text, more text);
 INSERT INTO rows SELECT number, md5(number::text) || md5((number * 7)::text) || md5((number * 13)::text)
@@ -46,14 +46,20 @@ def sizes() -> list[int]:
 
 
 def make_room() -> None:
-    """Have the volumes of the database hosts, which are files of this machine, grow to what the largest size needs."""
+    """Have the volumes of the database hosts, which are files of this machine, grow to what the largest size needs.
+
+    One host at a time stands still for it: not every machine lets a file system grow that is mounted.
+    """
     for name in lab.GROUPS["database"]:
-        device = lab.Host(name).run("findmnt --noheadings --output SOURCE /var/lib/postgresql").strip()
-        file = subprocess.check_output(["losetup", "--noheadings", "--output", "BACK-FILE", device], text=True).strip()
-        subprocess.run(["truncate", f"--size={VOLUME}", file], check=True)
-        subprocess.run(["losetup", "--set-capacity", device], check=True)
-        there = ["nsenter", f"--mount={NAMESPACE}"] if NAMESPACE.exists() else []
-        subprocess.run([*there, "resize2fs", device], check=True, stdout=subprocess.DEVNULL)
+        file = VOLUMES / f"{name}-data.img"
+        if not file.exists() or file.stat().st_size >= VOLUME:
+            continue
+        subprocess.run([PODMAN, "stop", name], check=True, stdout=subprocess.DEVNULL)
+        os.truncate(file, VOLUME)
+        subprocess.run(["e2fsck", "-fp", file], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["resize2fs", file], check=True, capture_output=True)
+        subprocess.run([PODMAN, "start", name], check=True, stdout=subprocess.DEVNULL)
+        lab.wait(lab.whole_cluster, 300, "every member follows the primary", pause=1)
 
 
 def disk() -> dict[str, float]:
