@@ -13,7 +13,7 @@ from ansible.utils.display import Display
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from terrace.queries import Report
+from terrace.queries import WRONG, Report
 
 UNMET = 3
 
@@ -38,7 +38,9 @@ class ActionModule(ActionBase):
             Display().display(json.dumps(report.data(), indent=2))
         else:
             for line in report.lines():
-                Display().display(line, color=constants.COLOR_ERROR if "DOES NOT HOLD" in line else None)
+                Display().display(
+                    line, color=constants.COLOR_ERROR if line.partition(": ")[2].startswith(WRONG) else None
+                )
         if problems := report.problems:
             result |= {"failed": True, "exit_code": UNMET, "msg": "; ".join(problems)}
         return result | {"changed": False}

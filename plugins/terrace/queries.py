@@ -11,6 +11,8 @@ from terrace.contracts import Finding, shown
 NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
 FIRST = ("select", "with", "values")
 WRITES = ("insert", "update", "delete", "merge")
+# What stands out in a report.
+WRONG = "NOT AS EXPECTED"
 # A reader's own statement_timeout is 5 minutes (role postgresql_databases).
 LONGEST = 300
 # What a query is made of (PostgreSQL's manual, 4.1), as far as a semicolon or a $1 may be within it.
@@ -188,13 +190,10 @@ class Report:
         lines = [f"Run on {self.host}, {where}:"]
         for result in self.results:
             lines += ["", *_block(result)]
-        wrong = len(self.problems)
-        every = "1 query" if len(self.results) == 1 else f"{len(self.results)} queries"
-        return [
-            *lines,
-            "",
-            f"{wrong} of {every} {'does' if wrong == 1 else 'do'} not hold." if wrong else f"{every}, all well.",
-        ]
+        wrong, count = len(self.problems), len(self.results)
+        every = "1 query" if count == 1 else f"{count} queries"
+        said = f"{wrong} of {every}" if wrong else every
+        return [*lines, "", f"{said} {'is' if (wrong or count) == 1 else 'are'} {'not ' if wrong else ''}as expected."]
 
 
 def _name(result: Mapping) -> str:
@@ -210,8 +209,8 @@ def _block(result: Mapping) -> Iterator[str]:
     measured = []
     if result["buffers"] is not None:
         rows = "1 row" if result["rows"] == 1 else f"{result['rows']:,} rows"
-        measured = [f"{result['buffers']:,} buffers, {rows}, {result['milliseconds']:g} ms"]
-    yield f"{_name(result)}: {', '.join(['ok' if result['ok'] else 'DOES NOT HOLD', *measured])}"
+        measured = [f"({result['buffers']:,} buffers, {rows}, {result['milliseconds']:g} ms)"]
+    yield f"{_name(result)}: {' '.join(['ok' if result['ok'] else WRONG, *measured])}"
     if result["error"]:
         yield f"  {'error':10}  {result['error']}"
     for each in result["findings"]:
