@@ -205,11 +205,15 @@ def _reasons(result: Mapping) -> str:
     return result["error"] or "; ".join(failed)
 
 
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _block(result: Mapping) -> Iterator[str]:
     measured = []
     if result["buffers"] is not None:
-        rows = "1 row" if result["rows"] == 1 else f"{result['rows']:,} rows"
-        measured = [f"({result['buffers']:,} buffers, {rows}, {result['milliseconds']:g} ms)"]
+        rows, buffers = _many(result["rows"], "row"), _many(result["buffers"], "buffer")
+        measured = [f"({buffers}, {rows}, {result['milliseconds']:g} ms)"]
     yield f"{_name(result)}: {' '.join(['ok' if result['ok'] else WRONG, *measured])}"
     if result["error"]:
         yield f"  {'error':10}  {result['error']}"
