@@ -89,8 +89,9 @@ status: setup ## Show all hosts and services, and what is wrong; fail where some
 
 .PHONY: check-queries
 check-queries: setup ## Try the services' declared queries on a replica; fail where one is not as expected (SERVICE=, QUERY=, PLANS=1, FORMAT=json, ENV=)
-	@$(READABLE) && ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/check_queries.yml --extra-vars='{"queries_of": "$(SERVICE)", \
-	    "queries_name": "$(QUERY)", "queries_plans": $(if $(PLANS),true,false), "queries_format": "$(or $(FORMAT),table)"}'
+	@$(READABLE) && ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/check_queries.yml $(queries)
+queries = --extra-vars='{"queries_of": "$(SERVICE)", "queries_name": "$(QUERY)", "queries_plans": $(if $(PLANS),true,false), \
+    "queries_format": "$(or $(FORMAT),table)"}'
 
 .PHONY: deploy rollback
 deploy: setup ## Have all nodes run a new release, or none (SERVICE=orders or all, VERSION=, CHECK=1, BATCH=2, WATCH=10, WAIT=0, QUERIES=0, FORCE=1, ENV=)

@@ -7,6 +7,8 @@ the keys that nobody reads here.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from copy import deepcopy
 
 import pytest
@@ -21,7 +23,6 @@ from terrace.services import listed
 DATA = ROOT / "tests/hostless/data"
 module = load("plugins/modules/postgresql_queries.py", "postgresql_queries")
 filters = load("plugins/filter/queries.py", "filter_queries")
-report_action = load("plugins/action/query_report.py", "query_report")
 
 EXPECT = {"index": [], "buffers": None, "scan": 10000, "seconds": 5}
 ORDERS, ITEMS = Table("orders", 400000, "orders"), Table("order_items", 400000, "order_items")
@@ -425,6 +426,32 @@ def test_where_nobody_ran_them_nothing_is_well(said, problem):
     report = queries.Report(deepcopy(said))
     assert report.lines() == report.problems == [problem]
     assert report.data()["ok"] is False
+
+
+def reported(folder, said: list[dict], shape: str) -> subprocess.CompletedProcess:
+    """Return how a playbook ended that shows answers, with the callback that `make check-queries` has."""
+    play = [
+        {"hosts": "localhost", "gather_facts": False, "tasks": [{"query_report": {"answers": said, "format": shape}}]}
+    ]
+    (folder / "show.yml").write_text(json.dumps(play))
+    return subprocess.run(
+        [ROOT / ".venv/bin/ansible-playbook", "--inventory=localhost,", folder / "show.yml"],
+        env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "lines", "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_run_ends_as_its_queries_do(tmp_path):
+    done = reported(tmp_path, answers(WELL), "table")
+    assert (done.returncode, done.stdout.splitlines()) == (0, queries.Report(answers(WELL)).lines())
+    done = reported(tmp_path, answers(WELL, BROKEN), "json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout) == queries.Report(answers(WELL, BROKEN)).data()
+    done = reported(tmp_path, answers(WELL), "xml")
+    assert done.returncode == 2
+    assert "there is no format 'xml'; choose table or json" in done.stderr
 
 
 # The example services
