@@ -87,8 +87,14 @@ status: setup ## Show all hosts and services, and what is wrong; fail where some
 	while [ $$code -eq 3 ] && [ $$SECONDS -lt $$end ]; do said=$$(status) && code=0 || code=$$?; done; \
 	if [ -v said ]; then printf '%s\n' "$$said"; exit $$code; else status; fi
 
+.PHONY: check-queries
+check-queries: setup ## Try the services' declared queries on a replica; fail where one is not as expected (SERVICE=, QUERY=, PLANS=1, FORMAT=json, ENV=)
+	@$(READABLE) && ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/check_queries.yml $(queries)
+queries = --extra-vars='{"queries_of": "$(SERVICE)", "queries_name": "$(QUERY)", "queries_plans": $(if $(PLANS),true,false), \
+    "queries_format": "$(or $(FORMAT),table)"}'
+
 .PHONY: deploy rollback
-deploy: setup ## Have all nodes run a new release, or none (SERVICE=orders or all, VERSION=, CHECK=1, BATCH=2, WATCH=10, WAIT=0, FORCE=1, ENV=)
+deploy: setup ## Have all nodes run a new release, or none (SERVICE=orders or all, VERSION=, CHECK=1, BATCH=2, WATCH=10, WAIT=0, QUERIES=0, FORCE=1, ENV=)
 	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,deploy)
 rollback: setup ## Have all nodes run the release before, or another one that they have (SERVICE=orders or all, RELEASE=, CHECK=1, BATCH=, WATCH=0, ENV=)
 	@$(READABLE) && $(ANSIBLE) playbooks/deploy.yml $(call deploy,rollback)
@@ -97,7 +103,7 @@ quoted = [$(subst $() $(),$(comma) ,$(patsubst %,"%",$(1)))]
 deploy = --extra-vars='{"deploy_kind": "$(1)", $(if $(BATCH),"deploy_serial": [1$(comma) $(BATCH)]$(comma)) $(if $(WATCH),"deploy_watch": $(WATCH)$(comma)) "deploy_wait": $(or $(WAIT),0), \
     "deploy_services": $(if $(SERVICE),$(call quoted,$(SERVICE)),"{{ topology_services_declared | list }}"), \
     "deploy_version": "$(VERSION)", "deploy_release": "$(RELEASE)", "deploy_check": $(if $(CHECK),true,false), "deploy_force": $(if $(FORCE),true,false), \
-    "deploy_id": "'$$(date +%s)-$$$$'", "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
+    "deploy_queries": $(if $(filter 0,$(QUERIES)),false,true), "deploy_id": "'$$(date +%s)-$$$$'", "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
 
 .PHONY: rotate-secret
 rotate-secret: setup ## Change a secret while services go on (NAME=orders/database; CHECK=1 says what it would do, PAUSE=1, WATCH=10, WAIT=0, ENV=)

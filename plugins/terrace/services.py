@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from terrace import yaml_files
+from terrace import queries, yaml_files
 from terrace.contracts import Finding, contract, filled, findings, guess, shown
 from terrace.yaml_files import Problem
 
@@ -166,6 +166,7 @@ class Services:
         for name, service in self.sound.items():
             self.findings[name] += [*_source(service, "version" in declared[name]), *_sizes(service)]
             self._commands(name, service)
+            self.findings[name] += queries.findings((service.get("database") or {}).get("queries") or {})
             self._variables(name, service)
             self._nodes(name, service.get("on", "app"))
         self._ports()

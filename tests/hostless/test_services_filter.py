@@ -404,6 +404,7 @@ def test_nested_defaults():
     )
     assert service["routes"] == [{"host": "", "path": "/x", "strip": False}]
     assert service["health"] == {"live": "/healthz", "ready": "/r"}
+    assert service["database"].pop("queries") == {}
     assert service["database"] == {"migrate": "", "migrate_after": "", "check": "", "pool": 10, "name": "my_shop"}
     assert service["processes"] == {"p": {"command": "c", "count": 1}}
     assert service["schedule"] == {"s": {"command": "c", "at": "daily"}}
