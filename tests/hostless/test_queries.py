@@ -431,7 +431,7 @@ def test_where_nobody_ran_them_nothing_is_well(said, problem):
 def reported(folder, said: list[dict], shape: str) -> subprocess.CompletedProcess:
     """Return how a playbook ended that shows answers, with the callback that `make check-queries` has."""
     play = [
-        {"hosts": "localhost", "gather_facts": False, "tasks": [{"query_report": {"answers": said, "format": shape}}]}
+        {"hosts": "localhost", "gather_facts": False, "tasks": [{"queries_report": {"answers": said, "format": shape}}]}
     ]
     (folder / "show.yml").write_text(json.dumps(play))
     return subprocess.run(
