@@ -93,6 +93,17 @@ def repository_away() -> Iterator[None]:
         keeper.run("systemctl start pgbackrest")
         for name, line in kept.items():
             lab.Host(name).run(f"sed -i s/^{limit}=.*/{line}/ {CONFIGURATION}")
+    # A backup wants the file of WAL before its first one, too, which may still be let go.
+    for _ in range(2):
+        lab.wait(nothing_waits, 300, "the repository has all WAL that was not let go", pause=1)
+        lab.sql(lab.primary(), "CHECKPOINT")
+        lab.sql(lab.primary(), "SELECT pg_switch_wal()")
+    lab.wait(nothing_waits, 300, "the repository has the newest file of WAL", pause=1)
+
+
+def nothing_waits() -> bool:
+    """Tell whether all files of WAL that are full were handed over, or let go."""
+    return not lab.primary().run("find /var/lib/postgresql/17/main/pg_wal/archive_status -name '*.ready'")
 
 
 def fill(before: int, size: int) -> float:
@@ -248,14 +259,17 @@ def measure() -> dict:
                 found["sizes"].append(one_size(size, before, rounds))
             else:
                 with alone():
-                    found["sizes"].append(one_size(size, before, 1))
-                    lab.sql(lab.primary(), f"DROP DATABASE {DATABASE} WITH (FORCE)")
+                    try:
+                        found["sizes"].append(one_size(size, before, 1))
+                    finally:
+                        # Before replicas are there again, each of which would have a copy of it.
+                        lab.sql(lab.primary(), f"DROP DATABASE {DATABASE} WITH (FORCE)")
             before = size
-            # A part that takes an hour keeps what it has, should the next size fail.
-            results.save("backups", results.command("backups"), found)
             if size == max(size for size in wanted if size <= REPLICATED_GB):
                 found["latency"] = [latency() for _ in range(rounds)]
                 found["latency_gigabytes"] = size
+            # A part that takes an hour keeps what it has, should the next size fail.
+            results.save("backups", results.command("backups"), found)
     finally:
         results.say("dropping what it filled")
         lab.sql(lab.primary(), f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
