@@ -21,10 +21,13 @@ options:
     type: list
     elements: dict
     required: true
-  plan:
-    description: Whether only to say what would be done, as in check mode.
-    type: bool
-    default: false
+  want:
+    description:
+      - C(apply) does what has to be done, C(plan) only says it, as check mode does.
+      - C(progress) says how far the builds of another run of this module are.
+    type: str
+    choices: [apply, plan, progress]
+    default: apply
   lock_timeout:
     description: Seconds that a statement may wait for a lock, or for older transactions, before it is given up.
     type: int
@@ -53,6 +56,11 @@ options:
     description: Port of PostgreSQL, which names the socket.
     type: int
     default: 5432
+  user:
+    description:
+      - PostgreSQL's superuser, by whom it connects. Run by root, the module does so as the system user of this name.
+    type: str
+    default: postgres
 author: Terrace
 """
 
@@ -75,7 +83,6 @@ EXAMPLES = r"""
             with: {}
             state: present
   become: true
-  become_user: postgres
 """
 
 RETURN = r"""
@@ -83,12 +90,20 @@ primary:
   description: Whether this host is the primary; where it is not, nothing was looked at.
   type: bool
   returned: always
+under_way:
+  description: Whether another run is at it.
+  type: bool
+  returned: where progress was asked for
+progress:
+  description: How far each build is, a line each.
+  type: list
+  returned: where progress was asked for
 statements:
   description: The statements that were run, or would be, in order.
   type: list
   returned: on a primary
 said:
-  description: What was done, or would be, a line for each index.
+  description: What has, or had, to be done, a line for each index.
   type: list
   returned: on a primary
 created:
@@ -119,6 +134,8 @@ seconds:
   returned: on a primary
 """
 
+import os
+import pwd
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -129,12 +146,14 @@ from ansible.module_utils.postgresql_index import (
     FACTS,
     NEW,
     OLD,
+    PROGRESS,
     IndexesError,
     Step,
     Work,
     create,
     drop,
     interim,
+    progress,
     qualified,
     quoted,
     schema_and_table,
@@ -164,6 +183,13 @@ SESSION = {
     "client_connection_check_interval": "2s",
     "default_transaction_read_only": "off",
 }
+VERBS = {
+    "created": "build",
+    "changed": "exchange",
+    "rebuilt": "build anew",
+    "dropped": "drop",
+    "tidied": "clear away what is left of",
+}
 # What CREATE INDEX CONCURRENTLY takes, by pg_class.relkind: tables and materialized views; and why not others.
 KINDS = ("r", "m")
 OTHERS = {
@@ -173,6 +199,23 @@ OTHERS = {
 }
 
 
+@contextmanager
+def as_user(name: str) -> Iterator[None]:
+    """Be another user for a moment, where this one is root: over its socket PostgreSQL knows by that who connects."""
+    if os.geteuid() != 0:
+        yield
+        return
+    its = pwd.getpwnam(name)
+    before = os.getegid()
+    os.setegid(its.pw_gid)
+    os.seteuid(its.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(before)
+
+
 class Session:
     """A session on one database.
 
@@ -180,19 +223,23 @@ class Session:
         database: its name.
         its: the module's parameters.
         place: where the database is declared, for errors.
+        watching: whether it only looks at what others do.
     """
 
-    def __init__(self, database: str, its: Mapping[str, Any], place: str) -> None:
+    def __init__(self, database: str, its: Mapping[str, Any], place: str, watching: bool = False) -> None:
         try:
-            self.connection = psycopg2.connect(
-                host=its["socket"], port=its["port"], dbname=database, user="postgres", connect_timeout=10
-            )
+            with as_user(its["user"]):
+                self.connection = psycopg2.connect(
+                    host=its["socket"], port=its["port"], dbname=database, user=its["user"], connect_timeout=10
+                )
         except psycopg2.OperationalError as error:
             raise IndexesError(
                 f"{place}: cannot reach the database {database}: {' '.join(str(error).split())}"
             ) from None
         self.database = database
         self.connection.autocommit = True
+        if watching:
+            return
         for name, value in SESSION.items():
             self.set(name, value)
         if its["maintenance_work_mem"]:
@@ -442,9 +489,22 @@ def lock(session: Session, place: str, seconds: int) -> None:
         time.sleep(1)
 
 
+def how_far(its: Mapping[str, Any]) -> tuple[bool, list[str]]:
+    """Return whether another run is at it, and how far its builds are; a database that cannot be asked has none."""
+    under_way, lines = False, []
+    for database in its["databases"]:
+        with suppress(IndexesError, psycopg2.Error):
+            session = Session(database["name"], its, database["place"], watching=True)
+            lines += map(progress, session.rows(PROGRESS, {"application": APPLICATION}))
+            query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = %s)"
+            under_way = under_way or session.one(query, (APPLICATION,))
+            session.close()
+    return under_way, lines
+
+
 def said_of(database: str, one: Work) -> str:
-    """Return what is done for an index, in a line."""
-    return f"{database}: {one.index['name']} on {one.index['table']}: {one.outcome}, since it {one.why}"
+    """Return what is to be done for an index, in a line."""
+    return f"{database}: {VERBS[one.outcome]} {one.index['name']} on {one.index['table']}: it {one.why}"
 
 
 def main() -> None:
@@ -452,7 +512,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "databases": {"type": "list", "elements": "dict", "required": True},
-            "plan": {"type": "bool", "default": False},
+            "want": {"type": "str", "choices": ["apply", "plan", "progress"], "default": "apply"},
             "lock_timeout": {"type": "int", "default": 60},
             "exchange_timeout": {"type": "int", "default": 2},
             "retries": {"type": "int", "default": 5},
@@ -460,14 +520,18 @@ def main() -> None:
             "maintenance_work_mem": {"type": "str", "default": ""},
             "socket": {"type": "path", "default": "/run/postgresql"},
             "port": {"type": "int", "default": 5432},
+            "user": {"type": "str", "default": "postgres"},
         },
         supports_check_mode=True,
     )
     if psycopg2 is None:
         module.fail_json(msg=missing_required_lib("psycopg2"))
     its = module.params
+    if its["want"] == "progress":
+        under_way, lines = how_far(its)
+        module.exit_json(changed=False, primary=True, under_way=under_way, progress=lines)
     start = time.monotonic()
-    only_plan = its["plan"] or module.check_mode
+    only_plan = its["want"] == "plan" or module.check_mode
     told: dict[str, Any] = {"primary": True, "statements": [], "said": [], "undeclared": []}
     told |= {outcome: [] for outcome in ("created", "changed_indexes", "rebuilt", "dropped", "tidied")}
     wrong: list[str] = []
