@@ -1,0 +1,98 @@
+"""Runs on the primary: writes orders with several clients, and looks every 20 ms whether one of them waits for a lock.
+
+    writers.py SOCKET DATABASE CLIENTS
+
+It goes on until its input ends, and prints as JSON what it saw. Each client writes to rows of its own, so that none of
+them waits for another. What takes long without a lock (a commit that waits for a replica, the disk) is told beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+
+import psycopg2
+
+SAMPLE_SECONDS = 0.02
+NAME = "bench_writer"
+WAITING = """
+SELECT pid, query_start, wait_event FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'
+"""
+
+
+def write(socket: str, database: str, number: int, clients: int, stop: threading.Event, took: list[float]) -> None:
+    """Insert and update in turn until told to stop, and note how many seconds each statement took."""
+    connection = psycopg2.connect(host=socket, dbname=database, user="postgres", application_name=NAME)
+    connection.autocommit = True
+    cursor = connection.cursor()
+    turn = 0
+    while not stop.is_set():
+        turn += 1
+        row = (turn * 7919) % (1_000_000 // clients) * clients + number + 1
+        begun = time.monotonic()
+        if turn % 2:
+            cursor.execute("INSERT INTO orders (user_id, total_cents) VALUES (%s, %s)", (row, turn))
+        else:
+            cursor.execute("UPDATE orders SET total_cents = total_cents + 1, changed_at = now() WHERE id = %s", (row,))
+        took.append(time.monotonic() - begun)
+        time.sleep(0.002)
+    connection.close()
+
+
+def sample(socket: str, database: str, stop: threading.Event) -> dict[str, float]:
+    """Return the longest wait of a writer for a lock, in ms, and how often one was seen waiting, by kind of lock.
+
+    A wait that is seen in some samples in a row may have begun just after the one before, and have ended just before
+    the next: it is told as long as it may have been.
+    """
+    connection = psycopg2.connect(host=socket, dbname=database, user="postgres")
+    connection.autocommit = True
+    cursor = connection.cursor()
+    since: dict[tuple, float] = {}
+    longest, seen, samples, before = 0.0, {}, 0, time.monotonic()
+    while not stop.is_set():
+        cursor.execute(WAITING, (NAME,))
+        rows, now = cursor.fetchall(), time.monotonic()
+        samples += 1
+        since = {(pid, begun): since.get((pid, begun), before) for pid, begun, _ in rows}
+        for _, _, kind in rows:
+            seen[kind] = seen.get(kind, 0) + 1
+        longest = max([longest, *(now + SAMPLE_SECONDS - begun for begun in since.values())])
+        before = now
+        time.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - now)))
+    return {"longest_wait_ms": longest * 1000, "seen_waiting": seen, "samples": samples}
+
+
+def main() -> None:
+    """Write and look until the input ends."""
+    socket, database, clients = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    stop, took = threading.Event(), [[] for _ in range(clients)]
+    writers = [
+        threading.Thread(target=write, args=(socket, database, number, clients, stop, took[number]))
+        for number in range(clients)
+    ]
+    found: dict[str, object] = {}
+    watcher = threading.Thread(target=lambda: found.update(sample(socket, database, stop)))
+    begun = time.monotonic()
+    for thread in (watcher, *writers):
+        thread.start()
+    print("begun", flush=True)
+    sys.stdin.read()
+    stop.set()
+    for thread in (watcher, *writers):
+        thread.join()
+    seconds = time.monotonic() - begun
+    statements = sorted(each for client in took for each in client)
+    found |= {
+        "seconds": seconds,
+        "writes": len(statements),
+        "p99_ms": statements[len(statements) * 99 // 100] * 1000,
+        "slowest_ms": statements[-1] * 1000,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
