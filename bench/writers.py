@@ -1,9 +1,9 @@
 """Runs on the primary: writes orders with several clients, and looks every 20 ms whether one of them waits for a lock.
 
-    writers.py SOCKET DATABASE CLIENTS
+    writers.py SOCKET DATABASE CLIENTS FILE
 
-It goes on until its input ends, and prints as JSON what it saw. Each client writes to rows of its own, so that none of
-them waits for another. What takes long without a lock (a commit that waits for a replica, the disk) is told beside it.
+It goes on until the file is there, and prints as JSON what it saw. Each client writes to rows of its own, so that none
+waits for another. What takes long without a lock (a commit that waits for a replica, the disk) is told beside it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psycopg2
 
@@ -66,8 +67,8 @@ def sample(socket: str, database: str, stop: threading.Event) -> dict[str, float
 
 
 def main() -> None:
-    """Write and look until the input ends."""
-    socket, database, clients = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    """Write and look until the file is there."""
+    socket, database, clients, file = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
     stop, took = threading.Event(), [[] for _ in range(clients)]
     writers = [
         threading.Thread(target=write, args=(socket, database, number, clients, stop, took[number]))
@@ -78,8 +79,8 @@ def main() -> None:
     begun = time.monotonic()
     for thread in (watcher, *writers):
         thread.start()
-    print("begun", flush=True)
-    sys.stdin.read()
+    while not file.exists():
+        time.sleep(0.1)
     stop.set()
     for thread in (watcher, *writers):
         thread.join()
