@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 from ansible.module_utils import postgresql_index
 from ansible.module_utils.postgresql_index import NEW, OLD, IndexesError, create, differences, interim, progress, work
 
-from landscape import ROOT, load
+from landscape import ROOT, Landscape, load
 from terrace import databases, indexes
 from terrace.contracts import contract, filled
 from terrace.services import RESERVED, Services
@@ -629,3 +630,31 @@ def test_every_key_of_an_index_is_on_its_page():
     text = (ROOT / "docs/indexes.md").read_text()
     keys = contract("service")["database"]["options"]["indexes"]["options"]
     assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+# Where it is wired
+
+
+def test_poolers_and_postgresql_know_a_database_of_no_service():
+    declared = {"reports": {"pool": 2, "extensions": ["pg_trgm"], "settings": {"jit": False}}, "archive": {}}
+    landscape = Landscape(ROOT / "tests/hostless/data/inventory/single", databases=declared)
+    pools = landscape.value("solo", "pgbouncer_databases | map(attribute='name') | list")
+    assert {"reports", "reports_read", "reports_session"} <= set(pools)
+    assert [name for name in pools if name.startswith("archive")] == []
+    users = landscape.value("solo", "pgbouncer_users | map(attribute='name') | list")
+    assert {"reports_owner", "reports_app_a", "reports_app_b"} <= set(users)
+    made = {its["name"]: its for its in landscape.value("solo", "postgresql_databases")}
+    assert (made["reports"]["extensions"], made["reports"]["settings"]) == (["pg_trgm"], {"jit": False})
+    assert {"reports", "archive"} <= set(landscape.value("solo", "topology_databases_all"))
+
+
+def test_indexes_are_applied_after_the_migrations():
+    """In a deploy before a node is switched, and as the last of a run of the landscape."""
+    plays = yaml.safe_load((ROOT / "playbooks/deploy_switch.yml").read_text())
+    [block] = plays[0]["tasks"]
+    names = [task["name"] for task in block["block"]]
+    migrated = names.index("Migrate the databases")
+    assert names[migrated + 1] == "Have their databases have their indexes"
+    assert plays[1]["name"].startswith("Switch the nodes")
+    last = yaml.safe_load((ROOT / "site.yml").read_text())[-1]
+    assert last["ansible.builtin.import_playbook"] == "playbooks/indexes.yml"
