@@ -151,6 +151,12 @@ backup-proof: setup ## Restore the newest backup beside the cluster, try it, and
 backups: setup ## List what can be restored (FORMAT=json, ENV=)
 	@ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/backups.yml --extra-vars='{"backups_format": "$(or $(FORMAT),table)"}'
 
+.PHONY: database-drop
+database-drop: setup ## Drop a database that is no longer declared, with its roles (NAME=reports, CONFIRM=reports, FORCE=1, ENV=; NAME=? lists them)
+	@$(if $(NAME),,echo "terrace: say which: make database-drop NAME=reports; NAME=? lists what is not declared" >&2; exit 1)
+	@$(ANSIBLE) playbooks/database_drop.yml --extra-vars='{"database_drop_name": "$(NAME)", "database_drop_confirm": "$(CONFIRM)", \
+	    "database_drop_force": $(if $(FORCE),true,false)}'
+
 .PHONY: drain undrain
 drain: setup ## Have an app node's peers answer, for one service or all, until undrain (HOST=app2, SERVICE=, WAIT=30, FORCE=1, ENV=)
 	@$(call drain,drained)

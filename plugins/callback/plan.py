@@ -161,6 +161,10 @@ class Host:
             verbs += ["disable"] if arguments.get("enabled") is False else []
             verbs += ["mask"] if arguments.get("masked") is True else []
             return [f"{' and '.join(verbs) or 'change'} {path}"]
+        if action == "postgresql_indexes":
+            return list(result["said"])
+        if action == "postgresql_settings":
+            return [f"change the settings of the database {name}" for name in result["databases"]]
         if action in ("user", "group"):
             return [f"create or change {action} {path}"]
         if path and "/" in str(path):

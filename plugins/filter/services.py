@@ -94,10 +94,10 @@ def services_checks(services: list[dict]) -> list[dict[str, str]]:
 
 
 def services_databases(services: list[dict], key: str, rotation: Mapping | None = None) -> list[dict]:
-    """Return the databases of services with their roles: an owner, an application role with two logins, a reader.
+    """Return databases with what they have and their roles: an owner, an application role with two logins, a reader.
 
     Parameters:
-        services: of `services_list`.
+        services: of `services_list`, and of `databases_list`.
         key: the environment's key, from which passwords derive.
         rotation: the generations of passwords, as `terrace.rotation` has them.
     """
@@ -113,6 +113,10 @@ def services_databases(services: list[dict], key: str, rotation: Mapping | None 
                 "name": f"{database}_reader",
                 "password": derive(key, f"postgresql/{database}/reader", _generation(service, rotation)),
             },
+            # -1 is PostgreSQL's word for no limit.
+            "connections": service["database"]["connections"] or -1,
+            "extensions": service["database"]["extensions"],
+            "settings": service["database"]["settings"],
         }
         for service, database in ((service, service["database"]["name"]) for service in services if service["database"])
     ]
@@ -141,7 +145,7 @@ def _login(service: Mapping, letter: str, key: str, rotation: Mapping | None) ->
 
 
 def services_pools(services: list[dict]) -> list[dict]:
-    """Return the poolers' databases: each service's own, its read-only alias and its session-pooled one."""
+    """Return the poolers' databases: each one's own name, its read-only alias and its session-pooled one."""
     return [pool for service in services if service["database"] for pool in pools(service["database"])]
 
 
@@ -151,11 +155,11 @@ def services_logins(services: list[dict], key: str, rotation: Mapping | None = N
     Before the first change both logins are known; after it, those that are accepted.
 
     Parameters:
-        services, key, rotation: as of `services_databases`.
+        services, key, rotation: as of `services_databases`; those to which no pool leads are left out.
     """
     users = []
     for service in services:
-        if service["database"]:
+        if service["database"] and pools(service["database"]):
             numbers = rotations.accepted(rotation, f"{service['name']}/database")
             letters = rotations.LETTERS if numbers == [1] else sorted(map(rotations.letter, numbers))
             users.append(_owner(service, key, rotation))

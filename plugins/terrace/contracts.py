@@ -34,7 +34,24 @@ Finding = tuple[str, str]
 @functools.cache
 def contract(name: str) -> Options:
     """Return the contract of that name in `plugins/contracts`: its options by key."""
-    return yaml.safe_load((ROOT / "plugins/contracts" / f"{name}.yml").read_text())
+    return {
+        key: _resolved(option)
+        for key, option in yaml.safe_load((ROOT / "plugins/contracts" / f"{name}.yml").read_text()).items()
+    }
+
+
+def _resolved(option: Mapping) -> dict:
+    """Return an option with all that one has which it is the `same` as, such as `service.database.indexes`."""
+    result = dict(option)
+    if "same" in option:
+        name, *keys, last = option["same"].split(".")
+        options = contract(name)
+        for key in keys:
+            options = options[key]["options"]
+        result = {**options[last], **option}
+    if "options" in result:
+        result["options"] = {key: _resolved(inner) for key, inner in result["options"].items()}
+    return result
 
 
 def kind(option: Mapping) -> str:
@@ -46,6 +63,8 @@ def kind(option: Mapping) -> str:
         text = "a list of text"
     elif option.get("type") == "list" and option.get("elements") == "dict":
         text = "a list of mappings"
+    elif option.get("type") == "dict" and option.get("elements") == "list":
+        text = "a mapping of lists"
     return f"{text} or {option['or']}" if "or" in option else text
 
 
@@ -121,8 +140,11 @@ def finding(value: Any, option: Mapping, place: str, lenient: bool = False) -> l
         return [(place, f"{given} {kind(option)}{quote}")]
     if "options" not in option:
         return []
+    if option.get("elements") == "list":
+        inner = {**option, "type": "list", "elements": "dict"}
+        return [each for key, part in value.items() for each in finding(part, inner, f"{place}.{key}", lenient)]
     if option["type"] == "list":
-        parts = [(f"{place}[{number}]", part) for number, part in enumerate(value)]
+        parts = [(f"{place}[{number}]", _long(part, option)) for number, part in enumerate(value)]
     elif "elements" in option:
         parts = [(f"{place}.{key}", part) for key, part in value.items()]
     else:
@@ -132,8 +154,14 @@ def finding(value: Any, option: Mapping, place: str, lenient: bool = False) -> l
         if isinstance(part, Mapping):
             found += findings(part, option["options"], f"{where}.", lenient)
         else:
-            found.append((where, f"is {shown(part)}; has to be a mapping with {', '.join(option['options'])}"))
+            text = "text or a mapping" if "short" in option else "a mapping"
+            found.append((where, f"is {shown(part)}; has to be {text} with {', '.join(option['options'])}"))
     return found
+
+
+def _long(part: Any, option: Mapping) -> Any:
+    """Return an element of a list as a mapping, where it is given in short: as the text of one key."""
+    return {option["short"]: part} if "short" in option and isinstance(part, str) else part
 
 
 def filled(value: Mapping | None, options: Options) -> dict:
@@ -148,7 +176,9 @@ def filled(value: Mapping | None, options: Options) -> dict:
             continue
         if "options" in option and given is not None:
             if option["type"] == "list":
-                given = [filled(part, option["options"]) for part in given]
+                given = [filled(_long(part, option), option["options"]) for part in given]
+            elif option.get("elements") == "list":
+                given = {name: [filled(each, option["options"]) for each in part] for name, part in given.items()}
             elif "elements" in option:
                 given = {name: filled(part, option["options"]) for name, part in given.items()}
             else:
@@ -158,9 +188,13 @@ def filled(value: Mapping | None, options: Options) -> dict:
 
 
 def rows(options: Options, place: str = "") -> Iterator[tuple[str, Mapping]]:
-    """Return every key of a contract with its whole name and its option, nested ones after the one they are in."""
+    """Return every key of a contract with its whole name and its option, nested ones after the one they are in.
+
+    What is within an option that is the same as another one is told there.
+    """
     for key, option in options.items():
         yield f"{place}{key}", option
-        if "options" in option:
+        if "options" in option and "same" not in option:
             inner = {"list": "[]", "dict": ".<name>"}[option["type"]] if "elements" in option else ""
+            inner += "[]" if option.get("elements") == "list" else ""
             yield from rows(option["options"], f"{place}{key}{inner}.")

@@ -12,7 +12,7 @@ import jinja2.meta
 from ansible.errors import AnsibleError
 from jinja2 import TemplateError
 
-from terrace import project, rotation, services, topology
+from terrace import databases, project, rotation, services, topology
 from terrace.connections import connection_findings
 from terrace.contracts import contract, finding, guess
 from terrace.inventory import Inventory, Setting
@@ -82,6 +82,8 @@ class Environment:
             self._secrets,
             self._rotation,
             self._services,
+            self._databases,
+            self._connections,
         ):
             self.problems += check()
 
@@ -322,7 +324,27 @@ class Environment:
         for service in self.services:
             keys = ["version", "source", *(f"source.{kind}" for kind in declared[service["name"]]["source"])]
             self.places[service["name"]] = {place: str(told(service["name"], place, "")) for place in keys}
-        yield from self._connections()
+            nodes = len(self.groups.get(service["on"], []))
+            for place, text in databases.limit_findings(service, nodes):
+                yield told(service["name"], f"database.{place}", text)
+
+    def _databases(self) -> Iterator[Problem]:
+        """Tell of databases of no service; what is of the wrong type is told with the other variables."""
+        self.databases: list[dict] = []
+        declared = self._get("databases") or {}
+        if finding(declared, contract("environment")["databases"], "databases"):
+            return
+        file, key = self._where("databases", "group_vars/all/main.yml")
+        of_services = {its["database"]["name"]: its["name"] for its in self.services if its["database"]}
+        found = list(databases.databases_findings(declared, of_services, services.RESERVED))
+        if not found:
+            self.databases = databases.listed(declared)
+        for its in self.databases:
+            nodes = len(self.groups.get("app", []))
+            found += [
+                (f"databases.{its['name']}.{place}", text) for place, text in databases.limit_findings(its, nodes)
+            ]
+        yield from (Problem(file, key + place.removeprefix("databases"), text) for place, text in found)
 
     def _connections(self) -> Iterator[Problem]:
         database = next(iter(self.groups.get("database", [])), None)
@@ -335,8 +357,9 @@ class Environment:
         if not isinstance(allowed, int) or isinstance(allowed, bool):
             return
         nodes = {service["name"]: len(self.groups.get(service["on"], [])) for service in self.services}
+        nodes |= {its["name"]: len(self.groups.get("app", [])) for its in self.databases}
         file, _ = self._where("patroni_max_connections", "group_vars/database.yml")
-        for key, text in connection_findings(self.services, nodes, allowed or None):
+        for key, text in connection_findings([*self.services, *self.databases], nodes, allowed or None):
             yield Problem(file, key, text)
 
 

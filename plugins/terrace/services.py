@@ -11,6 +11,7 @@ from typing import Any
 
 from terrace import queries, yaml_files
 from terrace.contracts import Finding, contract, filled, findings, guess, shown
+from terrace.databases import database_findings
 from terrace.yaml_files import Problem
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
@@ -165,6 +166,7 @@ class Services:
             self.findings[name] += typed
         for name, service in self.sound.items():
             self.findings[name] += [*_source(service, "version" in declared[name]), *_sizes(service)]
+            self.findings[name] += database_findings(service.get("database") or {}, "database.")
             self._commands(name, service)
             self.findings[name] += queries.findings((service.get("database") or {}).get("queries") or {})
             self._variables(name, service)

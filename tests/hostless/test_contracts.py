@@ -58,6 +58,7 @@ def test_nested_keys_have_their_whole_name():
         ({"type": "str", "choices": ["b", "a"]}, "one of a, b"),
         ({"type": "list", "elements": "str"}, "a list of text"),
         ({"type": "list", "elements": "dict"}, "a list of mappings"),
+        ({"type": "dict", "elements": "list"}, "a mapping of lists"),
         ({"type": "raw"}, "anything"),
     ],
 )
@@ -98,3 +99,55 @@ def test_filling_copies_defaults():
     options = {"a": {"type": "list", "elements": "str", "default": []}}
     filled(None, options)["a"].append("x")
     assert filled(None, options) == {"a": []}
+
+
+# A list of mappings under each key, whose elements may be given in short.
+LISTS = {
+    "all": {
+        "type": "dict",
+        "elements": "list",
+        "default": {},
+        "options": {
+            "parts": {
+                "type": "list",
+                "elements": "dict",
+                "short": "name",
+                "default": [],
+                "options": {"name": {"type": "str", "default": ""}, "size": {"type": "int", "default": 1}},
+            }
+        },
+    }
+}
+
+
+def test_lists_by_key_are_filled():
+    given = {"all": {"x": [{"parts": ["a", {"name": "b", "size": 2}]}, {}]}}
+    assert findings(given, LISTS) == []
+    parts = [{"name": "a", "size": 1}, {"name": "b", "size": 2}]
+    assert filled(given, LISTS) == {"all": {"x": [{"parts": parts}, {"parts": []}]}}
+    assert filled({}, LISTS) == {"all": {}}
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ([], ("all", "is []; has to be a mapping of lists")),
+        ({"x": {}}, ("all.x", "is {}; has to be a list of mappings")),
+        ({"x": [1]}, ("all.x[0]", "is 1; has to be a mapping with parts")),
+        ({"x": [{"parts": [1]}]}, ("all.x[0].parts[0]", "is 1; has to be text or a mapping with name, size")),
+        ({"x": [{"parts": ["a"]}, {"prts": []}]}, ("all.x[1].prts", "unknown key; did you mean 'parts'?")),
+        ({"x": [{"parts": [{"size": "1"}]}]}, ("all.x[0].parts[0].size", "is '1'; has to be a whole number")),
+    ],
+)
+def test_lists_by_key_that_are_wrong(given, wrong):
+    assert findings({"all": given}, LISTS) == [wrong]
+
+
+def test_an_option_may_be_that_of_another_contract():
+    own = contract("environment")["databases"]["options"]["indexes"]
+    other = contract("service")["database"]["options"]["indexes"]
+    assert own["options"] == other["options"]
+    assert own["description"] != other["description"]
+    assert [key for key, _ in rows(contract("environment")) if key.startswith("databases.<name>.indexes")] == [
+        "databases.<name>.indexes"
+    ]

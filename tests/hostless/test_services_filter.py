@@ -404,8 +404,10 @@ def test_nested_defaults():
     )
     assert service["routes"] == [{"host": "", "path": "/x", "strip": False}]
     assert service["health"] == {"live": "/healthz", "ready": "/r"}
-    assert service["database"].pop("queries") == {}
-    assert service["database"] == {"migrate": "", "migrate_after": "", "check": "", "pool": 10, "name": "my_shop"}
+    assert service["database"] == {
+        **{"migrate": "", "migrate_after": "", "check": "", "pool": 10, "name": "my_shop"},
+        **{"connections": None, "extensions": [], "settings": {}, "indexes": {}, "queries": {}},
+    }
     assert service["processes"] == {"p": {"command": "c", "count": 1}}
     assert service["schedule"] == {"s": {"command": "c", "at": "daily"}}
 
@@ -468,6 +470,7 @@ def test_databases_and_their_logins():
                 ],
             },
             "reader": {"name": "my_shop_reader", "password": password("postgresql/my_shop/reader")},
+            **{"connections": -1, "extensions": [], "settings": {}},
         }
     ]
     assert services.services_logins(declared, KEY) == [

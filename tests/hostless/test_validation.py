@@ -119,6 +119,53 @@ def said(inventory: Path) -> list[str]:
 
 # What is changed in which file, from what to what; and the lines that follow from it.
 CASES: list[tuple[str, str, str, list[str]]] = [
+    # Databases, and their indexes
+    (
+        MAIN,
+        "",
+        "databases: {reports: {pol: 3}}\n",
+        ["inventory/qa/group_vars/all/main.yml: databases.reports.pol: unknown key; did you mean 'pool'?"],
+    ),
+    (
+        MAIN,
+        "",
+        "databases: {shop: {}}\n",
+        [
+            "inventory/qa/group_vars/all/main.yml: databases.shop: is the database of the service 'shop'; declare it there, or choose another name"
+        ],
+    ),
+    (
+        MAIN,
+        "",
+        "databases: {reports: {pool: 40, connections: 100}}\n",
+        [
+            "inventory/qa/group_vars/all/main.yml: databases.reports.connections: is 100, and the pools of all nodes come to 164; raise it to that at least, or lower the pool",
+            "inventory/qa/group_vars/database.yml: patroni_max_connections: is 100, and the pools of all nodes come to 24 for shop + 164 for reports + 20 in reserve = 208; raise it to that, or lower database.pool of a service",
+        ],
+    ),
+    (
+        SHOP,
+        "pool: 5",
+        "pool: 5, connections: 20",
+        [
+            "services/shop.yml: database.connections: is 20, and the pools of all nodes come to 24; raise it to that at least, or lower the pool"
+        ],
+    ),
+    (
+        SHOP,
+        "pool: 5",
+        "pool: 5, indexes: {items: [{columns: [a, {expression: 'lower(b), c'}]}, {columns: []}]}",
+        [
+            "services/shop.yml: database.indexes.items[0].columns[1].expression: is more than one expression; give each as a column of its own",
+            "services/shop.yml: database.indexes.items[1]: has neither a name nor columns; give columns",
+        ],
+    ),
+    (
+        SHOP,
+        "pool: 5",
+        "pool: 5, indexes: {items: [{columns: [a], metod: gin}]}",
+        ["services/shop.yml: database.indexes.items[0].metod: unknown key; did you mean 'method'?"],
+    ),
     # Variables that there are not
     (
         DATABASE,
