@@ -9,7 +9,19 @@ import subprocess
 import time
 
 import pytest
-from backups import KEEPER, SHOWN, Ledger, have_it_archived, leader, looked_at, operator, replace, run
+from backups import (
+    KEEPER,
+    SHOWN,
+    Ledger,
+    another_key,
+    have_it_archived,
+    leader,
+    looked_at,
+    operator,
+    replace,
+    run,
+    told,
+)
 
 import lab
 
@@ -135,3 +147,21 @@ def test_the_machine_that_one_works_on_is_lost(tmp_path):
     # Services have what they run: where it was built does not matter.
     done = make("plan", f"ENV={back}/inventory/{name}", home=home)
     assert done.stdout.splitlines()[-1] == "A run would change nothing.", done.stdout
+
+
+def test_a_fleet_without_any_database_host_comes_back_from_the_repository(hosts, playbook):
+    ledger = Ledger()
+    ledger.write(10)
+    have_it_archived()
+    replace(playbook, lab.GROUPS["database"])
+    # All others are as they were.
+    limit = "--limit=backup,database,etcd"
+    # An empty cluster would take the place of one that is only not to be read.
+    with another_key(hosts[KEEPER]):
+        assert "vault_key is not the one" in told(playbook("site.yml", "--limit=database,etcd"))
+    assert "`make site RESTORE=1` brings them back" in told(playbook("site.yml", limit))
+    done = playbook("site.yml", limit, "--extra-vars", json.dumps({"site_restore": True}))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert ledger.kept(lab.sql(lab.primary(), SHOWN, "orders")) == ledger.orders
+    lab.wait_until_ready(timeout=120)
+    lab.wait_until_healthy(timeout=120)

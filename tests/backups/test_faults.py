@@ -228,3 +228,29 @@ def test_a_wrong_key_is_named(hosts, playbook):
     assert keeper.run(f"cat {CONFIGURATION}") == kept
     done = run(playbook, "backup_proof")
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_wal_that_a_dead_primary_had_not_handed_over_is_archived_by_the_next_one(hosts, playbook):
+    ledger, old = Ledger(), lab.primary()
+    hosts[KEEPER].run("systemctl stop pgbackrest")
+    try:
+        full = []
+        for _ in range(3):
+            ledger.write(3)
+            full.append(lab.sql(old, "SELECT pg_walfile_name(pg_current_wal_lsn())"))
+            lab.sql(old, "SELECT pg_switch_wal()")
+        power(old.name, on=False)
+        lab.wait(lambda: leader() not in ("", old.name), 60, "another one leads", pause=1)
+    finally:
+        hosts[KEEPER].run("systemctl start pgbackrest")
+    try:
+        lab.wait_until_ready(timeout=90)
+        ledger.write(3)
+        have_it_archived()
+        names = "ls /var/lib/pgbackrest/archive/terrace/*/*/ | cut --characters=1-24"
+        lab.wait(lambda: set(full) <= set(hosts[KEEPER].run(names).split()), 60, f"{full} are archived", pause=1)
+        have_it_archived()
+        with looked_at(playbook) as look:
+            assert ledger.kept(look(SHOWN)) == ledger.orders
+    finally:
+        power(old.name, on=True)

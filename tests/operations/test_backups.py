@@ -1,4 +1,4 @@
-"""What was acknowledged before a point can be had back: of a table, of all databases, with no database host left."""
+"""What was acknowledged before a point can be had back, of a table, of all databases, of the queue."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from backups import (
     KEEPER,
     SHOWN,
     Ledger,
-    another_key,
     clock,
     damaged,
     have_it_archived,
-    leader,
     looked_at,
     operator,
-    replace,
     restore,
     run,
     told,
 )
-from deploys import power
 
 import lab
 
@@ -90,50 +86,6 @@ def test_a_restore_that_cannot_be_changes_nothing(playbook, given, said):
     since = lab.sql(lab.primary(), "SELECT pg_postmaster_start_time()")
     assert said in told(run(playbook, "restore", **({"restore_confirm": lab.INVENTORY.name} | given)))
     assert lab.sql(lab.primary(), "SELECT pg_postmaster_start_time()") == since
-
-
-def test_wal_that_a_dead_primary_had_not_handed_over_is_archived_by_the_next_one(hosts, playbook):
-    ledger, old = Ledger(), lab.primary()
-    hosts[KEEPER].run("systemctl stop pgbackrest")
-    try:
-        full = []
-        for _ in range(3):
-            ledger.write(3)
-            full.append(lab.sql(old, "SELECT pg_walfile_name(pg_current_wal_lsn())"))
-            lab.sql(old, "SELECT pg_switch_wal()")
-        power(old.name, on=False)
-        lab.wait(lambda: leader() not in ("", old.name), 60, "another one leads", pause=1)
-    finally:
-        hosts[KEEPER].run("systemctl start pgbackrest")
-    try:
-        lab.wait_until_ready(timeout=90)
-        ledger.write(3)
-        have_it_archived()
-        names = "ls /var/lib/pgbackrest/archive/terrace/*/*/ | cut --characters=1-24"
-        lab.wait(lambda: set(full) <= set(hosts[KEEPER].run(names).split()), 60, f"{full} are archived", pause=1)
-        have_it_archived()
-        with looked_at(playbook) as look:
-            assert ledger.kept(look(SHOWN)) == ledger.orders
-    finally:
-        power(old.name, on=True)
-
-
-def test_a_fleet_without_any_database_host_comes_back_from_the_repository(hosts, playbook):
-    ledger = Ledger()
-    ledger.write(10)
-    have_it_archived()
-    replace(playbook, lab.GROUPS["database"])
-    # All others are as they were.
-    limit = "--limit=backup,database,etcd"
-    # An empty cluster would take the place of one that is only not to be read.
-    with another_key(hosts[KEEPER]):
-        assert "vault_key is not the one" in told(playbook("site.yml", "--limit=database,etcd"))
-    assert "`make site RESTORE=1` brings them back" in told(playbook("site.yml", limit))
-    done = playbook("site.yml", limit, "--extra-vars", json.dumps({"site_restore": True}))
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert ledger.kept(lab.sql(lab.primary(), SHOWN, "orders")) == ledger.orders
-    lab.wait_until_ready(timeout=120)
-    lab.wait_until_healthy(timeout=120)
 
 
 def test_the_queue_holds_again_what_a_snapshot_of_it_held(hosts, playbook):
