@@ -8,6 +8,7 @@ and Narasayya, "An Efficient, Cost-Driven Index Selection Tool for Microsoft SQL
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -28,8 +29,11 @@ from ansible.module_utils.postgresql_plans import Plan, PlanError
 from ansible.module_utils.postgresql_text import command, plannable, solid
 
 SMALL_PAGES = 16  # a table of so few pages of 8 kB is read whole as quickly as by an index
-WORTH = 0.01  # of the database's time that an index has to save
-HELPS = 0.1  # of a statement's cost that a candidate has to save
+WORTH = 0.02  # of the time that is left, which an index has to save
+HELPS = 0.3  # of a statement's cost that a candidate has to save: the planner's costs are not more exact
+# Between two bounds that it does not know, the planner expects 1 row in 200, and most who ask want more: an index has to be worth it
+# for 1 row in 20, too.
+GUESS = 10
 WIDER = 0.1  # more than a narrower one that a wider index has to save
 MOST_KEYS = 4
 MOST_INCLUDED, MOST_INCLUDED_BYTES = 3, 32
@@ -302,8 +306,8 @@ def _distinct(parts: Iterable[Part]) -> Iterator[Part]:
 
 def known(index: Index, table: Table) -> bool:
     """Tell whether an index that there is begins with all keys of this one."""
-    keys = tuple(part.sql for part in index.parts)
-    return not index.include and any(its[: len(keys)] == keys for its in table.indexes)
+    keys = tuple(part.text if part.expression else part.sql for part in index.parts)
+    return not index.include and not index.where and any(its[: len(keys)] == keys for its in table.indexes)
 
 
 def carrying(index: Index, plan: Plan, table: Table) -> Index | None:
@@ -348,7 +352,7 @@ class Choice:
         tables: the database's tables by schema and name.
         planner: a session of its database.
         seconds: for how long the statements were counted.
-        worth_ms: what an index has to save of their time.
+        total_ms: what all statements of the database took, those that are not known by name too.
     """
 
     def __init__(
@@ -357,13 +361,13 @@ class Choice:
         tables: Mapping[tuple[str, str], Table],
         planner: Planner,
         seconds: float,
-        worth_ms: float,
+        total_ms: float,
     ) -> None:
         self.queries = list(queries)
         self.tables = tables
         self.planner = planner
         self.seconds = max(seconds, 1.0)
-        self.worth_ms = worth_ms
+        self.total_ms = total_ms
         self.tried = 0
         self._costs: dict[tuple[str, frozenset[Index]], float] = {}
 
@@ -406,6 +410,16 @@ class Choice:
         ranged = {one.key.text for one in query.plan.predicates if one.kind in (RANGE, PREFIX)}
         return index.parts[0].text not in equal and index.parts[0].text in ranged
 
+    def between(self, query: Query, index: Index) -> bool:
+        """Tell whether an index would be read between two bounds of which the planner knows nothing."""
+        first = index.parts[0].text
+        bounds = [
+            one
+            for one in query.plan.predicates
+            if one.kind == RANGE and one.key.text == first and query.plan.relations.get(one.key.alias) == index.table
+        ]
+        return len(bounds) > 1 and self.guessed(query, index)
+
     def cost(self, query: Query, indexes: Iterable[Index]) -> float:
         """Return the planner's cost of a statement with these indexes beside those that there are.
 
@@ -422,12 +436,17 @@ class Choice:
     def _tried_cost(self, query: Query, indexes: frozenset[Index]) -> float:
         before = query.plan.cost
         try:
-            names = set(self.planner.assume([index.sql for index in sorted(indexes, key=lambda i: i.sql)]).values())
+            made = self.planner.assume([index.sql for index in sorted(indexes, key=lambda i: i.sql)])
+            names = set(made.values())
             plan = self.planner.explain(query.statement)
             self.tried += 1
             ratio = self.ratio(query)
             if ratio > 1 and names & plan.indexes:
                 return min(before, plan.cost * ratio)
+            if ratio == 1:
+                for index in indexes:
+                    if self.between(query, index):
+                        plan.cost += (GUESS - 1) * plan.scans.get(made[index.sql], 0.0)
             if ratio < 0.5 and not names & plan.indexes:
                 forced = self.planner.explain(query.statement, forced=True)
                 if names & forced.indexes:
@@ -451,8 +470,6 @@ class Choice:
         """Return the candidates that help, each with what it saves alone."""
         found: set[Index] = set()
         for query in self.planned:
-            if query.total_ms < self.worth_ms / 4:
-                continue
             helping = self._helping(query, candidates(query.plan, self.tables))
             wider = [carrying(index, query.plan, self.tables[index.table]) for index in helping[:4]]
             helping += self._helping(query, [index for index in wider if index and index not in helping])
@@ -487,6 +504,16 @@ class Choice:
         concerned = [query for query in self.planned if tables & set(query.plan.relations.values())]
         return sum(self.saved(query, chosen) for query in concerned) - sum(map(self.write_ms, chosen))
 
+    def worth(self, value: float = 0.0) -> float:
+        """Return what an index has to save: a part of the time that is left when others have saved theirs.
+
+        So one statement that is very slow hides nothing that the next report would name.
+
+        Parameters:
+            value: what the others save.
+        """
+        return WORTH * max(self.total_ms - value, 0.0)
+
     def choose(self) -> list[Advice]:
         """Return the indexes that are worth having, the one that saves most first."""
         hopes = {index: alone - self.write_ms(index) for index, alone in self.pool().items()}
@@ -496,11 +523,11 @@ class Choice:
             # What one adds never grows with others beside it, so most need not be tried anew each time.
             fresh: dict[Index, float] = {}
             for index in sorted(hopes, key=lambda each: (-hopes[each], each.width, each.sql)):
-                best = max(fresh.values(), default=self.worth_ms)
+                best = max(fresh.values(), default=self.worth(value))
                 if hopes[index] < best * (1 - WIDER):
                     break
                 fresh[index] = hopes[index] = self.net([*chosen, index]) - value
-            good = {index: gain for index, gain in fresh.items() if gain >= self.worth_ms}
+            good = {index: gain for index, gain in fresh.items() if gain >= self.worth(value)}
             if not good:
                 break
             best = max(good.values())
@@ -511,14 +538,31 @@ class Choice:
             chosen.append(index)
             value = self.net(chosen)
             del hopes[index]
-        return [self.advice(index, chosen) for index in self.pruned(chosen)]
+        kept = self.pruned(chosen)
+        return [self.advice(index, kept) for index in kept]
+
+    def joined(self, chosen: list[Index]) -> list[Index]:
+        """Return the chosen ones, with one in the place of two where one begins like the other and may carry its columns, too."""
+        kept = list(chosen)
+        for one, other in itertools.permutations(chosen, 2):
+            same = one in kept and other in kept and (one.table, one.where) == (other.table, other.where)
+            if not same or other.parts[: len(one.parts)] != one.parts:
+                continue
+            own = {part.text for part in other.parts}
+            more = tuple(sorted((set(one.include) | set(other.include)) - own))
+            if len(more) > MOST_INCLUDED + 1:
+                continue
+            both = [replace(other, include=more), *(index for index in kept if index not in (one, other))]
+            if self.net(both) >= self.net(kept) - self.worth(self.net(kept)):
+                kept = both
+        return kept
 
     def pruned(self, chosen: list[Index]) -> list[Index]:
         """Return the chosen ones without those that later ones made idle: the beginning of a longer one, say."""
-        kept = list(chosen)
-        for index in sorted(chosen, key=lambda each: (each.width, each.sql)):
+        kept = self.joined(chosen)
+        for index in sorted(kept, key=lambda each: (each.width, each.sql)):
             without = [other for other in kept if other != index]
-            if self.net(kept) - self.net(without) < self.worth_ms:
+            if self.net(kept) - self.net(without) < self.worth(self.net(without)):
                 kept = without
         return sorted(kept, key=lambda index: self.net([o for o in kept if o != index]))
 
@@ -561,7 +605,7 @@ class Choice:
             for one in query.plan.predicates:
                 name = query.plan.relations.get(one.key.alias)
                 table = self.tables.get(name)
-                if not table or table.pages <= SMALL_PAGES or query.total_ms < self.worth_ms:
+                if not table or table.pages <= SMALL_PAGES or query.total_ms < self.worth():
                     continue
                 if one.kind == CONTAINS:
                     said = f"an index by gin on {one.key.text}: it answers what a value contains"
@@ -627,7 +671,7 @@ def advise(
         Query(one["id"], one["text"], one["calls"], one["total_ms"], one["rows"]) for one in statements["statements"]
     ]
     tables = tables_of(found, found["now"] - found["since"])
-    choice = Choice(queries, tables, planner, seconds, WORTH * statements["total_ms"])
+    choice = Choice(queries, tables, planner, seconds, statements["total_ms"])
     choice.plan(assuming=tried)
     advice = choice.choose() if tried else []
     return {

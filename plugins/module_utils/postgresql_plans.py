@@ -38,6 +38,7 @@ class Plan:
         lines: the plan as people read it, without values.
         indexes: the indexes that it uses.
         target: the table that it writes to.
+        scans: what reading by each index costs, the table's pages too.
     """
 
     cost: float
@@ -50,6 +51,7 @@ class Plan:
     lines: list[str] = field(default_factory=list)
     indexes: set[str] = field(default_factory=set)
     target: tuple[str, str] | None = None
+    scans: dict[str, float] = field(default_factory=dict)
 
 
 def nodes(node: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[Mapping[str, Any], int]]:
@@ -93,8 +95,12 @@ def read(explained: list[Mapping[str, Any]]) -> Plan:
     for node, _ in whole:
         if "Relation Name" in node and node["Node Type"] != "ModifyTable" and "Alias" in node:
             plan.relations[node["Alias"]] = (node.get("Schema", ""), node["Relation Name"])
-        if "Index Name" in node:
-            plan.indexes.add(node["Index Name"])
+        # A bitmap of an index is below the scan of its table.
+        own = node if "Index Name" in node and "Relation Name" in node else None
+        for inner, _ in nodes(node) if node["Node Type"] == "Bitmap Heap Scan" else ([(own, 0)] if own else []):
+            if "Index Name" in inner:
+                plan.indexes.add(inner["Index Name"])
+                plan.scans[inner["Index Name"]] = max(plan.scans.get(inner["Index Name"], 0), node["Total Cost"])
     aliases = set(plan.relations)
     plan.used = {alias: set() for alias in aliases}
     for node, depth in whole:

@@ -237,7 +237,11 @@ def database(reader: Reader) -> dict[str, Any]:
                     )
                     table["bloat"], table["measured"] = float(found[0]["share"]), True
     indexes = reader.ask(_INDEXES)
+    numbers: dict[str, int] = {}
     for index in indexes:
+        # Masked, two expressions may look alike: what they are is told by numbers.
+        raw = [*index["parts"], index["where"] or ""]
+        index["alike"] = [numbers.setdefault(text, len(numbers)) for text in raw]
         index["where"] = masked(index["where"]) if index["where"] else ""
         own = {column["name"]: column for column in columns.get(index["oid"], [])}
         keys = [own.get(part.strip('"')) for part in index["parts"]]

@@ -230,7 +230,7 @@ def test_whatever_operations_are_told_has_a_default():
     """Somebody may run a playbook without make, and the harness does: what is not said must not be undefined."""
     told = set(
         re.findall(
-            r'\b((?:switchover|restart|logs|run|status|rotate|restore|site|backups?)_\w+)"?[:=](?!=)',
+            r'\b((?:switchover|restart|logs|run|status|rotate|restore|site|query|backups?)_\w+)"?[:=](?!=)',
             (ROOT / "Makefile").read_text(),
         )
     )
