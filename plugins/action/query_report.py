@@ -43,4 +43,7 @@ class ActionModule(ActionBase):
         else:
             for line in lines(found, shown):
                 Display().display(line)
-        return result | {"changed": False, "path": str(path), "findings": found["findings"]}
+        result |= {"changed": False, "path": str(path), "findings": found["findings"]}
+        if not found["base"]:
+            result |= {"failed": True, "msg": "no database host answered"}
+        return result

@@ -605,7 +605,7 @@ class Choice:
             for one in query.plan.predicates:
                 name = query.plan.relations.get(one.key.alias)
                 table = self.tables.get(name)
-                if not table or table.pages <= SMALL_PAGES or query.total_ms < self.worth():
+                if not table or table.pages <= SMALL_PAGES or query.total_ms < self.worth() / 2:
                     continue
                 if one.kind == CONTAINS:
                     said = f"an index by gin on {one.key.text}: it answers what a value contains"

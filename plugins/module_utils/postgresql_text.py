@@ -203,6 +203,45 @@ def _typed(parts: list[Token]) -> Iterator[Token]:
         at += 1
 
 
+def _expression(parts: list[Token], at: int) -> tuple[int, int] | None:
+    """Return where the call begins and ends that a hidden value is an argument of, or else the operation on a name."""
+    depth = 0
+    for start in range(at - 1, 0, -1):
+        depth += {")": 1, "(": -1}.get(parts[start].text, 0)
+        if depth < 0:
+            closing = depth = 0
+            for closing in range(start, len(parts)):
+                depth += {"(": 1, ")": -1}.get(parts[closing].text, 0)
+                if depth == 0:
+                    break
+            return (start - 1, closing + 1) if parts[start - 1].kind == "word" else None
+        if depth == 0 and parts[start].word in ("by", "select"):
+            break
+    return (at - 2, at + 1) if at > 1 and parts[at - 1].kind == "operator" else None
+
+
+def _rejoined(parts: list[Token]) -> list[Token]:
+    """Return the parts with hidden values as the parameters that they are elsewhere.
+
+    Of `SELECT date_trunc('day', x) ... GROUP BY date_trunc('day', x)` pg_stat_statements parametrises the first constant
+    alone, and PostgreSQL takes the two for one only where they are the same.
+    """
+    parts = list(parts)
+    for at, part in enumerate(parts):
+        if part.text != HIDDEN or part.kind not in ("operator", "string", "number"):
+            continue
+        found = _expression(parts, at)
+        if not found:
+            continue
+        own = parts[found[0] : found[1]]
+        for start in range(found[0] - len(own) + 1):
+            other = parts[start : start + len(own)]
+            if all(b.kind == "parameter" if a.text == HIDDEN else a.text == b.text for a, b in zip(own, other, strict=True)):
+                parts[found[0] : found[1]] = other
+                break
+    return parts
+
+
 def plannable(text: str, rows: float) -> str:
     """Return a normalised statement as EXPLAIN (GENERIC_PLAN) takes it.
 
@@ -213,15 +252,20 @@ def plannable(text: str, rows: float) -> str:
         text: of `masked`.
         rows: how many it returned at a time, on the average.
     """
-    parts = list(_typed(list(tokens(text))))
+    parts = list(tokens(text))
+    if any(part.text == HIDDEN for part in parts):
+        blank = Token("space", " ")
+        parts = [each for part in _rejoined(solid(text)) for each in (part, blank)]
+    parts = list(_typed(parts))
     depth, before = 0, ""
     words = {part.word for part in parts}
     for number, part in enumerate(parts):
         if part.text in ("(", ")"):
             depth += 1 if part.text == "(" else -1
-        elif part.kind == "parameter" and depth == 0 and "offset" not in words:
-            if before == "limit" or (before in ("first", "next") and "fetch" in words):
-                parts[number] = Token("number", str(max(1, math.ceil(rows))))
+        elif part.kind == "parameter" and depth == 0 and "offset" not in words and (
+            before == "limit" or (before in ("first", "next") and "fetch" in words)
+        ):
+            parts[number] = Token("number", str(max(1, math.ceil(rows))))
         if part.kind != "space":
             before = part.word
     return _joined(parts)

@@ -23,6 +23,7 @@ WRAPAROUND = 0.9  # of autovacuum_freeze_max_age times two: autovacuum has not k
 MANY_ROWS = 1000  # that a SELECT without a LIMIT returns
 UNUSED_BYTES = 1024**2
 SHOWN = 20  # statements that the page tells of, of each database
+SMALL = 0.005  # of its time, of which the second half of them has to take more
 COUNTED = ("calls", "total_ms", "rows", "hit", "read", "temp")
 
 
@@ -323,7 +324,9 @@ def _database(
     total = statements["total_ms"] or 0
     plans, failed = told.get("plans", {}), told.get("failed", {})
     texts = {one["id"]: one["text"] for one in statements["statements"]}
-    for one in statements["statements"][:SHOWN]:
+    for place, one in enumerate(statements["statements"][:SHOWN]):
+        if place >= SHOWN / 2 and one["total_ms"] < SMALL * total:
+            break
         blocks = one["hit"] + one["read"]
         found["queries"].append(
             {
@@ -390,7 +393,7 @@ def _database(
             "calls": one["calls"],
         }
         for one, kind in unbounded(statements["statements"])
-        if one["total_ms"] >= total * 0.001
+        if one["total_ms"] >= total * SMALL
     ]
     found["age"] = {"xid": own["age"], "mxid": own["mxid_age"], "limit": 2_000_000_000, "freeze": own["freeze_max_age"]}
     found["quals"] = own["quals"]
@@ -405,7 +408,7 @@ def _index(index: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": index["name"],
         "table": name_of(index, "table"),
-        "keys": keys + (f" WHERE {index['where']}" if index["where"] else ""),
+        "on": keys + (f" WHERE {index['where']}" if index["where"] else ""),
         "bytes": index["bytes"],
         "scans": index["scans"] or 0,
         "used": index["used"],
@@ -443,13 +446,13 @@ def _findings(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for one in found["sequences"]:
         if one["share"] >= SEQUENCE_NEAR:
             yield finding(900 + one["share"], "danger", f"Widen {one['column'] or one['name']} before its sequence ends", "sequences",
-                          f"{one['share']:.0%} of its numbers are used")  # fmt: skip
+                          f"{share(one['share'])} of its numbers are used")  # fmt: skip
     for one in found["invalid"]:
         yield finding(800, "danger", f"Rebuild the invalid index {one['name']} on {one['table']}", "invalid",
                       "no query uses it, and each write pays for it")  # fmt: skip
     for number, one in enumerate(found["advice"]):
         yield finding(100 + 100 * one["share"], "index", f"Add an index on {one['table']}: {columns(one)}", f"advice-{number}",
-                      f"saves about {one['share']:.0%} of the database's time")  # fmt: skip
+                      f"saves about {share(one['share'])} of the database's time")  # fmt: skip
     if found["unindexed"]:
         yield finding(60, "index", f"Give {count(found['unindexed'], 'foreign key')} an index", "unindexed",
                       "each deletion of a row that they refer to reads the whole table")  # fmt: skip
@@ -592,7 +595,7 @@ def span(seconds: float) -> str:
         if seconds >= length:
             number = int(seconds // length)
             return f"{number} {unit}{'' if number == 1 else 's'}"
-    return f"{seconds:.0f} seconds"
+    return "a moment"
 
 
 def date(at: float | None) -> str:
@@ -620,7 +623,8 @@ def lines(found: Mapping[str, Any], page_at: str = "", most: int = 12) -> list[s
                 said.append(
                     f"    {share(query['share']):>5}  {ms_of(query['mean_ms']):>8} x {number_of(query['calls']):<7} {text}"
                 )
-    said += ["", "To do, the most urgent first" if found["findings"] else "Nothing to do was found."]
+    if found["base"]:
+        said += ["", "To do, the most urgent first" if found["findings"] else "Nothing to do was found."]
     for finding in found["findings"][:most]:
         said.append(f"  {finding['database']}: {finding['title']}: {finding['text']}")
     if len(found["findings"]) > most:
