@@ -116,10 +116,11 @@ def read(explained: list[Mapping[str, Any]]) -> Plan:
             for output in node.get("Output", []):
                 # PostgreSQL reads a minimum or a maximum from an index's end.
                 if output.startswith(("min(", "max(")):
-                    _add_sort(plan, [output[4:-1]], aliases)
+                    # The names of an only relation's columns stand alone.
+                    alone = len(aliases) == 1 and "." not in output
+                    _add_sort(plan, [f"{next(iter(aliases))}.{output[4:-1]}" if alone else output[4:-1]], aliases)
         scan = "Alias" in node and node["Node Type"] != "ModifyTable"
         if scan and len(aliases) == 1:
-            # The names of an only relation's columns stand alone.
             plan.used[node["Alias"]] |= {word for text in _outputs(top) for word in _words(text)}
         shown = [] if scan and depth else node.get("Output", [])
         for text in [*texts, *keys, *shown]:
