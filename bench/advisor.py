@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Judges the advisor of `make query-report` on databases that nobody designed for it: `bench/advisor.py OUT.json [NAME ...]`.
+"""Judges the advisor of `make query-report` on databases that nobody designed for it: `bench/advisor.py OUT.json
+[NAME ...]`.
 
-It makes databases after published benchmarks (`pgbench`, TPC-C, TPC-H), without their secondary indexes, runs a workload on
-each, asks the advisor, makes the indexes that it names, and times the workload before and after. Beside that, every index on one
-column and on two is tried by hypopg with the workload's own values, and the best thirty of them, and all that were recommended,
-are made and timed one by one: those are the useful ones that precision and recall are of.
+It makes databases after published benchmarks (`pgbench`, TPC-C, TPC-H), without their secondary indexes, runs a
+workload on each, asks the advisor, makes the indexes that it names, and times the workload before and after. Beside
+that, every index on one column and on two is tried by hypopg with the workload's own values, and the best thirty of
+them, and all that were recommended, are made and timed one by one: those are the useful ones that precision and
+recall are of.
 
-PostgreSQL is the one that libpq's variables lead to (PGHOST, PGUSER, ...), as a superuser, with hypopg and pg_stat_statements;
-the databases bench_advisor_* are made there and dropped in the end. It needs psycopg2 and nothing else. `bench/run advisor` runs it
-on the lab's primary. SCALE (1) makes the tables so many times as large.
+PostgreSQL is the one that libpq's variables lead to (PGHOST, PGUSER, ...), as a superuser, with hypopg and
+pg_stat_statements; the databases bench_advisor_* are made there and dropped in the end. It needs psycopg2 and nothing
+else. `bench/run advisor` runs it on the lab's primary. SCALE (1) makes the tables so many times as large.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ SLOW_MS = 500  # A statement that takes so long is timed without an index once, 
 
 @dataclass
 class Statement:
-    """A statement of a workload: its SQL, how often it is run for each once of the rarest, and what makes its values."""
+    """A statement of a workload: its SQL, how often it is run for each once of the rarest, and what makes its"
+    " values."""
 
     name: str
     sql: str
@@ -73,21 +76,21 @@ def size(rows: float) -> int:
     return max(1, int(rows * SCALE))
 
 
+def tables(name: str, **rows: int) -> str:
+    """Return the SQL that makes a workload's tables.
+
+    Parameters:
+        name: the workload's file.
+        rows: the numbers that stand in it in braces.
+    """
+    return (HERE / f"workloads/{name}.sql").read_text().format(**rows)
+
+
 # After pgbench: its tables, its transaction, and readers who ask by other columns than its keys.
 ACCOUNTS, HISTORY = size(500_000), size(200_000)
 PGBENCH = Workload(
     "pgbench",
-    f"""
-CREATE TABLE pgbench_branches (bid int PRIMARY KEY, bbalance int, filler char(88));
-CREATE TABLE pgbench_tellers (tid int PRIMARY KEY, bid int, tbalance int, filler char(84));
-CREATE TABLE pgbench_accounts (aid int PRIMARY KEY, bid int, abalance int, filler char(84));
-CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
-INSERT INTO pgbench_branches SELECT b, 0 FROM generate_series(1, 5) b;
-INSERT INTO pgbench_tellers SELECT t, 1 + (t - 1) / 10, 0 FROM generate_series(1, 50) t;
-INSERT INTO pgbench_accounts SELECT a, 1 + (a - 1) % 5, (random() * 10000 - 5000)::int, '' FROM generate_series(1, {ACCOUNTS}) a;
-INSERT INTO pgbench_history SELECT 1 + (random() * 49)::int, 1 + (random() * 4)::int, 1 + (random() * {ACCOUNTS - 1})::int,
-    (random() * 10000 - 5000)::int, timestamp '2026-01-01' + h * interval '10 seconds' FROM generate_series(1, {HISTORY}) h;
-""",
+    tables("pgbench", accounts=ACCOUNTS, history=HISTORY),
     [
         Statement("update accounts", "UPDATE pgbench_accounts SET abalance = abalance + %s WHERE aid = %s", 20,
                   lambda r: (r.randint(-5000, 5000), r.randint(1, ACCOUNTS))),
@@ -98,10 +101,12 @@ INSERT INTO pgbench_history SELECT 1 + (random() * 49)::int, 1 + (random() * 4):
         Statement("update branches", "UPDATE pgbench_branches SET bbalance = bbalance + %s WHERE bid = %s", 20,
                   lambda r: (r.randint(-5000, 5000), r.randint(1, 5))),
         Statement("insert history",
-                  "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (%s, %s, %s, %s, CURRENT_TIMESTAMP)", 20,
+                  "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (%s, %s, %s, %s,"
+                  " CURRENT_TIMESTAMP)", 20,
                   lambda r: (r.randint(1, 50), r.randint(1, 5), r.randint(1, ACCOUNTS), r.randint(-5000, 5000))),
         Statement("rich accounts of a branch",
-                  "SELECT aid, abalance FROM pgbench_accounts WHERE bid = %s AND abalance > %s ORDER BY abalance DESC LIMIT 20", 2,
+                  "SELECT aid, abalance FROM pgbench_accounts WHERE bid = %s AND abalance > %s ORDER BY abalance"
+                  " DESC LIMIT 20", 2,
                   lambda r: (r.randint(1, 5), r.randint(4900, 4990))),
         Statement("last of an account", "SELECT * FROM pgbench_history WHERE aid = %s ORDER BY mtime DESC LIMIT 10", 4,
                   lambda r: (r.randint(1, ACCOUNTS),)),
@@ -114,50 +119,23 @@ INSERT INTO pgbench_history SELECT 1 + (random() * 49)::int, 1 + (random() * 4):
     ],
 )  # fmt: skip
 
-# After TPC-C: two warehouses, the statements of its five transactions; customers by name and orders by customer have no index.
+# After TPC-C: two warehouses, the statements of its five transactions; customers by name and orders by customer have
+# no index.
 W, D, C, O, I = 2, 10, size(3000), size(3000), size(50_000)  # noqa: E741
 TPCC = Workload(
     "tpcc",
-    f"""
-CREATE TABLE warehouse (w_id int PRIMARY KEY, w_name text, w_ytd numeric(12,2));
-CREATE TABLE district (d_w_id int, d_id int, d_name text, d_ytd numeric(12,2), d_next_o_id int, PRIMARY KEY (d_w_id, d_id));
-CREATE TABLE customer (c_w_id int, c_d_id int, c_id int, c_first varchar(16), c_last varchar(16), c_street varchar(20),
-    c_city varchar(20), c_phone char(16), c_since timestamp, c_credit char(2), c_discount numeric(4,4), c_balance numeric(12,2),
-    c_payment_cnt int, c_data varchar(250), PRIMARY KEY (c_w_id, c_d_id, c_id));
-CREATE TABLE history (h_c_id int, h_c_d_id int, h_c_w_id int, h_d_id int, h_w_id int, h_date timestamp, h_amount numeric(6,2));
-CREATE TABLE orders (o_w_id int, o_d_id int, o_id int, o_c_id int, o_entry_d timestamp, o_carrier_id int, o_ol_cnt int,
-    PRIMARY KEY (o_w_id, o_d_id, o_id));
-CREATE TABLE new_order (no_w_id int, no_d_id int, no_o_id int, PRIMARY KEY (no_w_id, no_d_id, no_o_id));
-CREATE TABLE order_line (ol_w_id int, ol_d_id int, ol_o_id int, ol_number int, ol_i_id int, ol_delivery_d timestamp,
-    ol_quantity int, ol_amount numeric(6,2), ol_dist_info char(24), PRIMARY KEY (ol_w_id, ol_d_id, ol_o_id, ol_number));
-CREATE TABLE item (i_id int PRIMARY KEY, i_name varchar(24), i_price numeric(5,2), i_data varchar(50));
-CREATE TABLE stock (s_w_id int, s_i_id int, s_quantity int, s_dist char(24), s_ytd int, s_order_cnt int, s_data varchar(50),
-    PRIMARY KEY (s_w_id, s_i_id));
-INSERT INTO warehouse SELECT w, 'w' || w, 0 FROM generate_series(1, {W}) w;
-INSERT INTO district SELECT w, d, 'd' || d, 0, {O} + 1 FROM generate_series(1, {W}) w, generate_series(1, {D}) d;
-INSERT INTO customer SELECT w, d, c, 'first' || (c * 7919) % 1000, 'LAST' || (random() * 999)::int, 'street', 'city' || c % 100,
-    lpad((random() * 1e9)::bigint::text, 16, '0'), now(), CASE WHEN c % 10 = 0 THEN 'BC' ELSE 'GC' END, 0.1, -10, 1, repeat('x', 200)
-    FROM generate_series(1, {W}) w, generate_series(1, {D}) d, generate_series(1, {C}) c;
-INSERT INTO history SELECT c_id, c_d_id, c_w_id, c_d_id, c_w_id, now(), 10 FROM customer;
-INSERT INTO orders SELECT w, d, o, 1 + (random() * ({C} - 1))::int, timestamp '2026-01-01' + o * interval '1 minute',
-    CASE WHEN o <= {O} * 7 / 10 THEN 1 + (random() * 9)::int END, 10
-    FROM generate_series(1, {W}) w, generate_series(1, {D}) d, generate_series(1, {O}) o;
-INSERT INTO new_order SELECT o_w_id, o_d_id, o_id FROM orders WHERE o_carrier_id IS NULL;
-INSERT INTO order_line SELECT o_w_id, o_d_id, o_id, l, 1 + (random() * ({I} - 1))::int,
-    CASE WHEN o_carrier_id IS NOT NULL THEN o_entry_d END, 5, (random() * 999)::numeric(6,2), 'dist'
-    FROM orders, generate_series(1, 10) l;
-INSERT INTO item SELECT i, 'item' || i, (1 + random() * 99)::numeric(5,2), 'data' FROM generate_series(1, {I}) i;
-INSERT INTO stock SELECT w, i, 10 + (random() * 90)::int, 'dist', 0, 0, 'data' FROM generate_series(1, {W}) w, generate_series(1, {I}) i;
-""",
+    tables("tpcc", c=C, d=D, i=I, o=O, w=W),
     [
         Statement("customer by name",
                   "SELECT c_id, c_first, c_balance, c_credit, c_data FROM customer"
                   " WHERE c_w_id = %s AND c_d_id = %s AND c_last = %s ORDER BY c_first", 9,
                   lambda r: (r.randint(1, W), r.randint(1, D), f"LAST{r.randint(0, 999)}")),
-        Statement("count by name", "SELECT count(c_id) FROM customer WHERE c_last = %s AND c_d_id = %s AND c_w_id = %s", 3,
+        Statement("count by name", "SELECT count(c_id) FROM customer WHERE c_last = %s AND c_d_id = %s AND c_w_id ="
+                  " %s", 3,
                   lambda r: (f"LAST{r.randint(0, 999)}", r.randint(1, D), r.randint(1, W))),
         Statement("customer by key",
-                  "SELECT c_first, c_last, c_discount, c_credit FROM customer WHERE c_w_id = %s AND c_d_id = %s AND c_id = %s", 18,
+                  "SELECT c_first, c_last, c_discount, c_credit FROM customer WHERE c_w_id = %s AND c_d_id = %s AND"
+                  " c_id = %s", 18,
                   lambda r: (r.randint(1, W), r.randint(1, D), r.randint(1, C))),
         Statement("pay", "UPDATE customer SET c_balance = c_balance - %s, c_payment_cnt = c_payment_cnt + 1"
                   " WHERE c_w_id = %s AND c_d_id = %s AND c_id = %s", 15,
@@ -185,8 +163,10 @@ INSERT INTO stock SELECT w, i, 10 + (random() * 90)::int, 'dist', 0, 0, 'data' F
                   "SELECT count(DISTINCT s_i_id) FROM order_line JOIN stock ON s_i_id = ol_i_id AND s_w_id = ol_w_id"
                   " WHERE ol_w_id = %s AND ol_d_id = %s AND ol_o_id < %s AND ol_o_id >= %s AND s_quantity < %s", 2,
                   lambda r: (r.randint(1, W), r.randint(1, D), o, o - 20, 15) if (o := r.randint(100, O)) else ()),
-        Statement("price", "SELECT i_price, i_name, i_data FROM item WHERE i_id = %s", 40, lambda r: (r.randint(1, I),)),
-        Statement("take", "UPDATE stock SET s_quantity = s_quantity - 1, s_ytd = s_ytd + 1 WHERE s_i_id = %s AND s_w_id = %s", 40,
+        Statement("price", "SELECT i_price, i_name, i_data FROM item WHERE i_id ="
+                  " %s", 40, lambda r: (r.randint(1, I),)),
+        Statement("take", "UPDATE stock SET s_quantity = s_quantity - 1, s_ytd = s_ytd + 1 WHERE s_i_id = %s AND"
+                  " s_w_id = %s", 40,
                   lambda r: (r.randint(1, I), r.randint(1, W))),
         Statement("orders of an item", "SELECT sum(ol_quantity) FROM order_line WHERE ol_i_id = %s", 1,
                   lambda r: (r.randint(1, I),)),
@@ -204,83 +184,64 @@ def day(r: random.Random, first: int = 1993, last: int = 1997) -> str:
 
 TPCH = Workload(
     "tpch",
-    f"""
-CREATE TABLE region (r_regionkey int PRIMARY KEY, r_name varchar(25));
-CREATE TABLE nation (n_nationkey int PRIMARY KEY, n_name varchar(25), n_regionkey int);
-CREATE TABLE supplier (s_suppkey int PRIMARY KEY, s_name varchar(25), s_nationkey int, s_acctbal numeric(15,2), s_comment varchar(101));
-CREATE TABLE part (p_partkey int PRIMARY KEY, p_name varchar(55), p_brand varchar(10), p_type varchar(25), p_size int,
-    p_container varchar(10), p_retailprice numeric(15,2));
-CREATE TABLE partsupp (ps_partkey int, ps_suppkey int, ps_availqty int, ps_supplycost numeric(15,2), PRIMARY KEY (ps_partkey, ps_suppkey));
-CREATE TABLE customer (c_custkey int PRIMARY KEY, c_name varchar(25), c_nationkey int, c_phone char(15), c_acctbal numeric(15,2),
-    c_mktsegment varchar(10));
-CREATE TABLE orders (o_orderkey int PRIMARY KEY, o_custkey int, o_orderstatus char(1), o_totalprice numeric(15,2), o_orderdate date,
-    o_orderpriority varchar(15), o_shippriority int);
-CREATE TABLE lineitem (l_orderkey int, l_linenumber int, l_partkey int, l_suppkey int, l_quantity numeric(15,2),
-    l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag char(1), l_linestatus char(1),
-    l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct varchar(25), l_shipmode varchar(10),
-    PRIMARY KEY (l_orderkey, l_linenumber));
-INSERT INTO region SELECT r, (ARRAY['AFRICA', 'AMERICA', 'ASIA', 'EUROPE', 'MIDDLE EAST'])[r + 1] FROM generate_series(0, 4) r;
-INSERT INTO nation SELECT n, 'NATION' || n, n % 5 FROM generate_series(0, 24) n;
-INSERT INTO supplier SELECT s, 'Supplier' || s, (random() * 24)::int, (random() * 11000 - 1000)::numeric(15,2), repeat('c', 60)
-    FROM generate_series(1, {HS}) s;
-INSERT INTO part SELECT p, 'part ' || p || ' ' || (ARRAY['green', 'red', 'blue', 'puff', 'lace'])[1 + p % 5], 'Brand#' || 1 + p % 25,
-    'TYPE ' || p % 150, 1 + p % 50, 'BOX ' || p % 400, 900 + p % 1000 FROM generate_series(1, {HP}) p;
-INSERT INTO partsupp SELECT p, 1 + (p + s * ({HS} / 4 + 1)) % {HS}, (random() * 9999)::int, (random() * 1000)::numeric(15,2)
-    FROM generate_series(1, {HP}) p, generate_series(0, 3) s ON CONFLICT DO NOTHING;
-INSERT INTO customer SELECT c, 'Customer' || c, (random() * 24)::int, (10 + c % 25) || '-' || c, (random() * 11000 - 1000)::numeric(15,2),
-    (ARRAY['AUTOMOBILE', 'BUILDING', 'FURNITURE', 'MACHINERY', 'HOUSEHOLD'])[1 + (random() * 4)::int] FROM generate_series(1, {HC}) c;
-INSERT INTO orders SELECT o, 1 + (random() * ({HC} - 1))::int, (ARRAY['O', 'F', 'P'])[1 + (random() * 2)::int], (random() * 400000)::numeric(15,2),
-    date '1992-01-01' + (random() * 2400)::int, (ARRAY['1-URGENT', '2-HIGH', '3-MEDIUM', '4-LOW', '5-NONE'])[1 + (random() * 4)::int], 0
-    FROM generate_series(1, {HO}) o;
-INSERT INTO lineitem SELECT o_orderkey, l, 1 + (random() * ({HP} - 1))::int, 1 + (random() * ({HS} - 1))::int, 1 + (random() * 49)::int,
-    (random() * 100000)::numeric(15,2), (random() * 10)::int / 100.0, (random() * 8)::int / 100.0,
-    (ARRAY['R', 'A', 'N'])[1 + (random() * 2)::int], (ARRAY['O', 'F'])[1 + (random())::int], o_orderdate + (1 + random() * 120)::int,
-    o_orderdate + (30 + random() * 60)::int, o_orderdate + (2 + random() * 150)::int,
-    (ARRAY['DELIVER IN PERSON', 'COLLECT COD', 'NONE', 'TAKE BACK RETURN'])[1 + (random() * 3)::int],
-    (ARRAY['REG AIR', 'AIR', 'RAIL', 'SHIP', 'TRUCK', 'MAIL', 'FOB'])[1 + (random() * 6)::int]
-    FROM orders, generate_series(1, 4) l;
-""",
+    tables("tpch", hc=HC, ho=HO, hp=HP, hs=HS),
     [
-        Statement("1 summary", "SELECT l_returnflag, l_linestatus, sum(l_quantity), sum(l_extendedprice * (1 - l_discount)), count(*)"
+        Statement("1 summary", "SELECT l_returnflag, l_linestatus, sum(l_quantity), sum(l_extendedprice * (1 -"
+                  " l_discount)), count(*)"
                   " FROM lineitem WHERE l_shipdate <= %s::date GROUP BY l_returnflag, l_linestatus ORDER BY 1, 2", 1,
                   lambda r: ("1998-09-02",), 1),
-        Statement("2 cheapest supplier", "SELECT s_acctbal, s_name, p_partkey FROM part JOIN partsupp ON p_partkey = ps_partkey"
+        Statement("2 cheapest supplier", "SELECT s_acctbal, s_name, p_partkey FROM part JOIN partsupp ON p_partkey ="
+                  " ps_partkey"
                   " JOIN supplier ON s_suppkey = ps_suppkey WHERE p_size = %s AND p_type LIKE %s AND ps_supplycost ="
-                  " (SELECT min(ps_supplycost) FROM partsupp ps WHERE ps.ps_partkey = p_partkey) ORDER BY s_acctbal DESC LIMIT 100", 4,
+                  " (SELECT min(ps_supplycost) FROM partsupp ps WHERE ps.ps_partkey = p_partkey) ORDER BY s_acctbal"
+                  " DESC LIMIT 100", 4,
                   lambda r: (r.randint(1, 50), f"TYPE {r.randint(1, 14)}%"), 3),
-        Statement("3 unshipped", "SELECT l_orderkey, sum(l_extendedprice * (1 - l_discount)) AS revenue, o_orderdate FROM customer"
-                  " JOIN orders ON c_custkey = o_custkey JOIN lineitem ON l_orderkey = o_orderkey WHERE c_mktsegment = %s"
-                  " AND o_orderdate < %s::date AND l_shipdate > %s::date GROUP BY l_orderkey, o_orderdate ORDER BY revenue DESC LIMIT 10", 2,
+        Statement("3 unshipped", "SELECT l_orderkey, sum(l_extendedprice * (1 - l_discount)) AS revenue, o_orderdate"
+                  " FROM customer"
+                  " JOIN orders ON c_custkey = o_custkey JOIN lineitem ON l_orderkey = o_orderkey WHERE c_mktsegment"
+                  " = %s"
+                  " AND o_orderdate < %s::date AND l_shipdate > %s::date GROUP BY l_orderkey, o_orderdate ORDER BY"
+                  " revenue DESC LIMIT 10", 2,
                   lambda r: ("BUILDING", "1995-03-15", "1995-03-15"), 1),
         Statement("4 late orders", "SELECT o_orderpriority, count(*) FROM orders WHERE o_orderdate >= %s::date"
-                  " AND o_orderdate < %s::date + interval '3 months' AND EXISTS (SELECT FROM lineitem WHERE l_orderkey = o_orderkey"
+                  " AND o_orderdate < %s::date + interval '3 months' AND EXISTS (SELECT FROM lineitem WHERE"
+                  " l_orderkey = o_orderkey"
                   " AND l_commitdate < l_receiptdate) GROUP BY o_orderpriority ORDER BY o_orderpriority", 2,
                   lambda r: (day(r),) * 2, 2),
-        Statement("5 nations of a region", "SELECT n_name, sum(l_extendedprice) FROM customer JOIN orders ON c_custkey = o_custkey"
-                  " JOIN lineitem ON l_orderkey = o_orderkey JOIN supplier ON s_suppkey = l_suppkey AND s_nationkey = c_nationkey"
+        Statement("5 nations of a region", "SELECT n_name, sum(l_extendedprice) FROM customer JOIN orders ON"
+                  " c_custkey = o_custkey"
+                  " JOIN lineitem ON l_orderkey = o_orderkey JOIN supplier ON s_suppkey = l_suppkey AND s_nationkey"
+                  " = c_nationkey"
                   " JOIN nation ON n_nationkey = s_nationkey JOIN region ON r_regionkey = n_regionkey WHERE r_name = %s"
                   " AND o_orderdate >= %s::date AND o_orderdate < %s::date + interval '1 year' GROUP BY n_name", 2,
                   lambda r: ("ASIA", "1994-01-01", "1994-01-01"), 1),
         Statement("6 discounts", "SELECT sum(l_extendedprice * l_discount) FROM lineitem WHERE l_shipdate >= %s::date"
-                  " AND l_shipdate < %s::date + interval '1 year' AND l_discount BETWEEN %s AND %s AND l_quantity < %s", 2,
+                  " AND l_shipdate < %s::date + interval '1 year' AND l_discount BETWEEN %s AND %s AND l_quantity <"
+                  " %s", 2,
                   lambda r: ("1994-01-01", "1994-01-01", 0.05, 0.07, 24), 1),
         Statement("10 returned by a customer", "SELECT c_custkey, c_name, sum(l_extendedprice) FROM customer"
-                  " JOIN orders ON c_custkey = o_custkey JOIN lineitem ON l_orderkey = o_orderkey WHERE o_orderdate >= %s::date"
-                  " AND o_orderdate < %s::date + interval '3 months' AND l_returnflag = %s GROUP BY c_custkey, c_name ORDER BY 3 DESC LIMIT 20", 2,
+                  " JOIN orders ON c_custkey = o_custkey JOIN lineitem ON l_orderkey = o_orderkey WHERE o_orderdate"
+                  " >= %s::date"
+                  " AND o_orderdate < %s::date + interval '3 months' AND l_returnflag = %s GROUP BY c_custkey,"
+                  " c_name ORDER BY 3 DESC LIMIT 20", 2,
                   lambda r: (*(day(r),) * 2, "R"), 2),
-        Statement("12 modes", "SELECT l_shipmode, count(*) FROM orders JOIN lineitem ON o_orderkey = l_orderkey WHERE l_shipmode IN (%s, %s)"
+        Statement("12 modes", "SELECT l_shipmode, count(*) FROM orders JOIN lineitem ON o_orderkey = l_orderkey"
+                  " WHERE l_shipmode IN (%s, %s)"
                   " AND l_commitdate < l_receiptdate AND l_shipdate < l_commitdate AND l_receiptdate >= %s::date"
                   " AND l_receiptdate < %s::date + interval '1 year' GROUP BY l_shipmode", 2,
                   lambda r: ("MAIL", "SHIP", "1994-01-01", "1994-01-01"), 1),
-        Statement("14 promotion", "SELECT sum(CASE WHEN p_type LIKE %s THEN l_extendedprice ELSE 0 END) / sum(l_extendedprice)"
+        Statement("14 promotion", "SELECT sum(CASE WHEN p_type LIKE %s THEN l_extendedprice ELSE 0 END) /"
+                  " sum(l_extendedprice)"
                   " FROM lineitem JOIN part ON l_partkey = p_partkey WHERE l_shipdate >= %s::date"
                   " AND l_shipdate < %s::date + interval '1 month'", 3,
                   lambda r: ("TYPE 1%", *(day(r),) * 2), 3),
-        Statement("17 small quantities", "SELECT sum(l_extendedprice) / 7.0 FROM lineitem JOIN part ON p_partkey = l_partkey"
+        Statement("17 small quantities", "SELECT sum(l_extendedprice) / 7.0 FROM lineitem JOIN part ON p_partkey ="
+                  " l_partkey"
                   " WHERE p_brand = %s AND p_container = %s AND l_quantity <"
                   " (SELECT 0.2 * avg(l_quantity) FROM lineitem l WHERE l.l_partkey = p_partkey)", 1,
                   lambda r: ("Brand#3", f"BOX {r.choice((2, 27, 52, 77))}"), 1),
-        Statement("18 large orders of a customer", "SELECT c_name, o_orderkey, o_totalprice, sum(l_quantity) FROM customer"
+        Statement("18 large orders of a customer", "SELECT c_name, o_orderkey, o_totalprice, sum(l_quantity) FROM"
+                  " customer"
                   " JOIN orders ON c_custkey = o_custkey JOIN lineitem ON o_orderkey = l_orderkey WHERE c_custkey = %s"
                   " GROUP BY c_name, o_orderkey, o_totalprice ORDER BY o_totalprice DESC LIMIT 100", 10,
                   lambda r: (r.randint(1, HC),), 4),
@@ -288,7 +249,8 @@ INSERT INTO lineitem SELECT o_orderkey, l, 1 + (random() * ({HP} - 1))::int, 1 +
                   " WHERE ps_partkey = %s AND ps_availqty > (SELECT 0.5 * sum(l_quantity) FROM lineitem"
                   " WHERE l_partkey = ps_partkey AND l_suppkey = ps_suppkey AND l_shipdate >= %s::date)", 6,
                   lambda r: (r.randint(1, HP), "1994-01-01"), 3),
-        Statement("22 customers without orders", "SELECT count(*), sum(c_acctbal) FROM customer WHERE c_acctbal > %s AND c_nationkey IN (%s, %s)"
+        Statement("22 customers without orders", "SELECT count(*), sum(c_acctbal) FROM customer WHERE c_acctbal > %s"
+                  " AND c_nationkey IN (%s, %s)"
                   " AND NOT EXISTS (SELECT FROM orders WHERE o_custkey = c_custkey)", 3,
                   lambda r: (r.randint(5000, 9000), r.randint(0, 11), r.randint(12, 24)), 2),
         Statement("ship an order", "UPDATE lineitem SET l_linestatus = %s WHERE l_orderkey = %s", 10,
@@ -398,6 +360,8 @@ class Bench:
         other = self.connect("postgres")
         other.cursor().execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         other.cursor().execute(reset, (self.database,))
+        # What this session has not told yet would be counted after the reset.
+        self.run("SELECT pg_stat_force_next_flush()")
         self.run("SELECT pg_stat_reset()")
         start = time.time()
         self.work()
@@ -485,7 +449,8 @@ class Bench:
             return self.timed()
 
     def concerned(self, table: str, name: str = "bench_0") -> list[str]:
-        """Return the statements that an index there is concerns: those whose plan has it, and those that write to its table."""
+        """Return the statements that an index there is concerns: those whose plan has it, and those that write to"
+        " its table."""
         found = []
         for statement in self.workload.statements:
             writes = re.match(rf"(INSERT INTO|UPDATE|DELETE FROM) {table}\b", statement.sql)
@@ -561,7 +526,8 @@ def judge(workload: Workload) -> dict[str, Any]:
 def timed_alone(bench: Bench, each: dict[str, Any], base: dict[str, float]) -> dict[str, Any]:
     """Return what an index alone saves: a share of the workload, the statements that it helps, and if it is useful.
 
-    Only statements that it concerns are timed, and the quick ones of them without it at the same time: all others would add
+    Only statements that it concerns are timed, and the quick ones of them without it at the same time: all others
+        would add
     nothing but the machine's noise.
     """
     with bench.having([each["sql"]]):

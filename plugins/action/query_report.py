@@ -17,8 +17,9 @@ from terrace.query_report import lines, page, report
 
 
 class ActionModule(ActionBase):
-    """Arguments: `workload`, of the filter `query_workload`; `advice`, the answer of `postgresql_advice`, which may be empty;
-    `advisor`, the host that gave it; `services`, the service of each database; `environment`, its name; `out`, the page's file;
+    """Arguments: `workload`, of the filter `query_workload`; `advice`, the answer of `postgresql_advice`, which may
+    be empty; `advisor`, the host that gave it; `services`, the service of each database; `environment`, its name;
+    `out`, the page's file;
     `format`, of what is printed: `table` or `json`. Returns where the page is (`path`), and the report's `findings`.
     """
 

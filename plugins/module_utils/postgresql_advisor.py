@@ -1,9 +1,11 @@
-"""Which indexes a workload lacks: candidates out of its plans, each tried, and the few of them that are worth their writes.
+"""Which indexes a workload lacks: candidates out of its plans, each tried, and the few of them that are worth their
+writes.
 
-The time that an index would save is `total time x (1 - cost with it / cost without)`: what the statement has really taken,
-and only its change by the planner's word. Chosen is greedily: the best one, then the best beside it, until what is left is
-not worth it. The saving of a set of indexes has diminishing returns, for which greedy choice is the usual answer (Chaudhuri
-and Narasayya, "An Efficient, Cost-Driven Index Selection Tool for Microsoft SQL Server", VLDB 1997).
+The time that an index would save is `total time x (1 - cost with it / cost without)`: what the statement has really
+taken, and only its change by the planner's word. Chosen is greedily: the best one, then the best beside it, until
+what is left is not worth it. The saving of a set of indexes has diminishing returns, for which greedy choice is the
+usual answer (Chaudhuri and Narasayya, "An Efficient, Cost-Driven Index Selection Tool for Microsoft SQL Server", VLDB
+1997).
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from ansible.module_utils.postgresql_text import command, plannable, solid
 SMALL_PAGES = 16  # a table of so few pages of 8 kB is read whole as quickly as by an index
 WORTH = 0.02  # of the time that is left, which an index has to save
 HELPS = 0.3  # of a statement's cost that a candidate has to save: the planner's costs are not more exact
-# Between two bounds that it does not know, the planner expects 1 row in 200, and most who ask want more: an index has to be worth it
-# for 1 row in 20, too.
+# Between two bounds that it does not know, the planner expects 1 row in 200, and most who ask want more: an index has
+# to be worth it for 1 row in 20, too.
 GUESS = 10
 WIDER = 0.1  # more than a narrower one that a wider index has to save
 MOST_KEYS = 4
@@ -131,7 +133,8 @@ class Table:
 
     Parameters:
         pages: its size in pages of 8 kB.
-        columns: by name `type`, `width` in bytes, and `distinct` values (a count; below 0 a share of the rows, as in pg_stats).
+        columns: by name `type`, `width` in bytes, and `distinct` values (a count; below 0 a share of the rows, as in
+            pg_stats).
         indexes: of each existing index its keys, in SQL; partial ones are left out.
         inserts, updates, hot: rows a second.
         rows: how many there are.
@@ -244,7 +247,8 @@ def sort_parts(sort: Sequence[Predicate], table: Table) -> list[Part]:
 def candidates(plan: Plan, tables: Mapping[tuple[str, str], Table]) -> list[Index]:
     """Return the indexes that a plan might use, without columns that they only carry.
 
-    Equality comes first, then joins, then one range or the order: by an index's order only what is fixed before it can be
+    Equality comes first, then joins, then one range or the order: by an index's order only what is fixed before it
+        can be
     passed over.
     """
     found: list[Index] = []
@@ -423,8 +427,8 @@ class Choice:
     def cost(self, query: Query, indexes: Iterable[Index]) -> float:
         """Return the planner's cost of a statement with these indexes beside those that there are.
 
-        Where a range's bounds are not known, the planner assumes a third of all rows, or 1 in 200 between two bounds. How many rows
-        really came corrects it, where the statement returns what it found.
+        Where a range's bounds are not known, the planner assumes a third of all rows, or 1 in 200 between two bounds.
+        How many rows really came corrects it, where the statement returns what it found.
         """
         own = frozenset(index for index in indexes if index.table in query.plan.relations.values())
         if not own:
@@ -482,7 +486,8 @@ class Choice:
         return sorted(helping, key=lambda index: (costs[index], index.width, index.sql))
 
     def writes(self, index: Index) -> tuple[float, float]:
-        """Return how many entries a second writes would add to an index, and how many updates would no longer be HOT."""
+        """Return how many entries a second writes would add to an index, and how many updates would no longer be"
+        " HOT."""
         table = self.tables[index.table]
         columns = {part.text for part in index.parts} | set(index.include)
         changed = sum(
@@ -542,7 +547,8 @@ class Choice:
         return [self.advice(index, kept) for index in kept]
 
     def joined(self, chosen: list[Index]) -> list[Index]:
-        """Return the chosen ones, with one in the place of two where one begins like the other and may carry its columns, too."""
+        """Return the chosen ones, with one in the place of two where one begins like the other and may carry its"
+        " columns, too."""
         kept = list(chosen)
         for one, other in itertools.permutations(chosen, 2):
             same = one in kept and other in kept and (one.table, one.where) == (other.table, other.where)
@@ -611,11 +617,12 @@ class Choice:
                     said = f"an index by gin on {one.key.text}: it answers what a value contains"
                 elif one.kind == PREFIX and not one.other:
                     said = (
-                        f"an index on {one.key.text} with the operator class text_pattern_ops, if the pattern of LIKE begins"
-                        " with what is looked for (with C.UTF-8 a plain one does); by gin_trgm_ops of pg_trgm, if not"
+                        f"an index on {one.key.text} with the operator class text_pattern_ops, if the pattern of"
+                        " LIKE begins with what is looked for (with C.UTF-8 a plain one does); by gin_trgm_ops of"
+                        " pg_trgm, if not"
                     )
                 elif one.kind in (EQUAL, RANGE) and one.key.expression and not one.key.fixed and not one.other:
-                    said = f"an index on the expression {one.key.text}, with the statement's own value in the place of $n or ?"
+                    said = f"an index on the expression {one.key.text}, with your own value for $n or ?"
                 else:
                     continue
                 entry = {"id": query.id, "table": ".".join(name), "text": said}

@@ -1,8 +1,8 @@
 """What a plan's conditions say of columns: EXPLAIN's `((o.customer_id = $1) AND (o.created_at > $2))`, taken apart.
 
-EXPLAIN (VERBOSE) writes each column with its relation's alias, and puts brackets around each operator's operands, so that
-no precedence has to be known. What is not understood says nothing, which costs a candidate, and never a wrong answer:
-each candidate is tried.
+EXPLAIN (VERBOSE) writes each column with its relation's alias, and puts brackets around each operator's operands, so
+that no precedence has to be known. What is not understood says nothing, which costs a candidate, and never a wrong
+answer: each candidate is tried.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Plans of normalised statements: what EXPLAIN (GENERIC_PLAN) says, and what it says with an index that is not there.
 
-No statement is run, so no literal value is needed. hypopg's indexes live in the session that makes them: nothing of them
-is on disk, and no other session sees them. So all of this works in read-only transactions, on a replica too.
+No statement is run, so no literal value is needed. hypopg's indexes live in the session that makes them: nothing of
+them is on disk, and no other session sees them. So all of this works in read-only transactions, on a replica too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from ansible.module_utils.postgresql_text import masked, tokens
 CONDITIONS = ("Filter", "Index Cond", "Recheck Cond", "Hash Cond", "Merge Cond", "Join Filter", "One-Time Filter")
 # Where rows are made fewer above the scans, what a statement returns says nothing of what it read.
 GATHERING = ("Aggregate", "Group", "Unique", "Limit", "SetOp", "Result", "Append", "WindowAgg")
+
+CREATE = "SELECT indexrelid, indexname FROM {schema}.hypopg_create_index(%s)"
+DROP = "SELECT {schema}.hypopg_drop_index(%s)"
+SIZE = "SELECT {schema}.hypopg_relation_size(%s)"
 
 
 class PlanError(Exception):
@@ -147,7 +151,8 @@ def _words(text: str) -> list[str]:
 
 
 def _add_sort(plan: Plan, texts: Iterable[str], aliases: set[str]) -> None:
-    """Add the beginning of a sort key that is of one relation: rows that come so ordered are sorted by the rest only."""
+    """Add the beginning of a sort key that is of one relation: rows that come so ordered are sorted by the rest"
+    " only."""
     found: list[Predicate] = []
     for text in texts:
         key = sort_key(text, aliases)
@@ -221,16 +226,14 @@ class Session:
         """
         wanted = list(dict.fromkeys(definitions))
         for definition in [known for known in self._made if known not in wanted]:
-            self._run(f"SELECT {self.schema}.hypopg_drop_index(%s)", (self._made.pop(definition)[0],))
+            self._run(DROP.format(schema=self.schema), (self._made.pop(definition)[0],))
         for definition in wanted:
             if definition not in self._made:
-                made = self._run(
-                    f"SELECT indexrelid, indexname FROM {self.schema}.hypopg_create_index(%s)", (definition,)
-                )
+                made = self._run(CREATE.format(schema=self.schema), (definition,))
                 self._made[definition] = made[0]
         return {definition: self._made[definition][1] for definition in wanted}
 
     def size(self, definition: str) -> int:
         """Return how large an index would be, in bytes, as hypopg estimates it."""
         self.assume([definition])
-        return int(self._run(f"SELECT {self.schema}.hypopg_relation_size(%s)", (self._made[definition][0],))[0][0])
+        return int(self._run(SIZE.format(schema=self.schema), (self._made[definition][0],))[0][0])

@@ -1,7 +1,7 @@
 """What PostgreSQL counts of its statements, tables and indexes, without any value out of a table.
 
-Everything is read in read-only transactions, with a timeout. Of pg_stats only the widths and the numbers of different values are
-asked for: its other columns hold values. Texts are masked before they are returned.
+Everything is read in read-only transactions, with a timeout. Of pg_stats only the widths and the numbers of different
+values are asked for: its other columns hold values. Texts are masked before they are returned.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ SELECT * FROM (
     WHERE s.queryid IS NOT NULL GROUP BY d.datname, s.queryid) AS ranked
 WHERE place <= %s ORDER BY database, place"""
 
+_INFO = """
+SELECT dealloc AS lost, extract(epoch FROM stats_reset)::float8 AS since FROM {schema}.pg_stat_statements_info"""
+
 _SERVER = """
 SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS replica,
     current_setting('track_io_timing') AS io_timing, extract(epoch FROM now())::float8 AS now,
@@ -45,11 +48,13 @@ WHERE NOT datistemplate AND datallowconn AND d.datname <> 'postgres' ORDER BY 1"
 
 _RELATIONS = """
     NOT n.nspname LIKE ANY (ARRAY['pg\\_%', 'information\\_schema'])
-    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')"""
+    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype =
+    'e')"""
 
 _TABLES = f"""
 SELECT n.nspname AS schema, c.relname AS name, c.oid::int8 AS oid, c.relkind::text AS kind, c.relispartition AS part,
-    c.relpages AS pages, greatest(c.reltuples, 0)::float8 AS rows, c.reltuples < 0 AS uncounted, pg_table_size(c.oid) AS bytes,
+    c.relpages AS pages, greatest(c.reltuples, 0)::float8 AS rows, c.reltuples < 0 AS uncounted,
+    pg_table_size(c.oid) AS bytes,
     pg_indexes_size(c.oid) AS index_bytes, pg_relation_size(c.oid) AS heap_bytes,
     s.seq_scan AS seq_scans, s.seq_tup_read AS seq_rows, s.n_tup_ins AS inserts, s.n_tup_upd AS updates,
     s.n_tup_del AS deletes, s.n_tup_hot_upd AS hot, s.n_live_tup AS live, s.n_dead_tup AS dead,
@@ -57,7 +62,8 @@ SELECT n.nspname AS schema, c.relname AS name, c.oid::int8 AS oid, c.relkind::te
     extract(epoch FROM greatest(s.last_analyze, s.last_autoanalyze))::float8 AS analyzed,
     extract(epoch FROM greatest(s.last_vacuum, s.last_autovacuum))::float8 AS vacuumed,
     CASE WHEN c.relkind IN ('r', 'm', 't') THEN age(c.relfrozenxid) END AS age,
-    coalesce((SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), 100) AS fill,
+    coalesce((SELECT option_value::int FROM pg_options_to_table(c.reloptions)
+              WHERE option_name = 'fillfactor'), 100) AS fill,
     EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS keyed
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
 WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND {_RELATIONS}"""  # noqa: S608 (no value in it)
@@ -74,7 +80,8 @@ ORDER BY a.attrelid, a.attnum"""  # noqa: S608
 
 _INDEXES = f"""
 SELECT n.nspname AS schema, t.relname AS table, t.oid::int8 AS oid, c.relname AS name, am.amname AS method,
-    i.indisunique AS unique, i.indisprimary AS primary, i.indisvalid AND i.indisready AS valid, i.indisreplident AS identity,
+    i.indisunique AS unique, i.indisprimary AS primary, i.indisvalid AND i.indisready AS valid,
+    i.indisreplident AS identity,
     pg_relation_size(c.oid) AS bytes, c.relpages AS pages, greatest(c.reltuples, 0)::float8 AS rows,
     s.idx_scan AS scans, extract(epoch FROM s.last_idx_scan)::float8 AS used,
     EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = c.oid) AS constrained,
@@ -91,7 +98,8 @@ ORDER BY 1, 2, 4"""  # noqa: S608
 _SEQUENCES = """
 SELECT s.schemaname AS schema, s.sequencename AS name, t.relname AS table, a.attname AS column,
     CASE WHEN s.increment_by > 0 AND s.last_value IS NOT NULL THEN
-        (s.last_value - s.min_value)::float8 / greatest(least(s.max_value, CASE a.atttypid WHEN 'int2'::regtype THEN 32767
+        (s.last_value - s.min_value)::float8 / greatest(least(s.max_value, CASE a.atttypid WHEN 'int2'::regtype THEN
+        32767
             WHEN 'int4'::regtype THEN 2147483647 ELSE s.max_value END) - s.min_value, 1) END AS share
 FROM pg_sequences s JOIN pg_namespace n ON n.nspname = s.schemaname
 JOIN pg_class c ON c.relname = s.sequencename AND c.relnamespace = n.oid
@@ -116,8 +124,12 @@ JOIN pg_attribute a ON a.attrelid = q.lrelid AND a.attnum = q.lattnum JOIN pg_op
 WHERE q.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND n.nspname NOT LIKE 'pg\\_%'
 GROUP BY 1, 2, 3, 4 ORDER BY filtered DESC LIMIT 50"""
 
+_MEASURED = """
+SELECT (approx_free_percent + dead_tuple_percent) / 100 AS share FROM {schema}.pgstattuple_approx(%s::oid)"""
+
 _EXTENSIONS = """
-SELECT extname AS name, quote_ident(nspname) AS schema FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"""
+SELECT extname AS name, quote_ident(nspname) AS schema FROM pg_extension JOIN pg_namespace n ON n.oid =
+extnamespace"""
 
 Connect = Callable[[str], Any]
 
@@ -165,9 +177,7 @@ def statements(reader: Reader, most: int = MOST_STATEMENTS) -> dict[str, Any]:
         return nothing | {"why": "the database postgres has no extension pg_stat_statements"}
     try:
         rows = reader.ask(_STATEMENTS.format(schema=schema), (most,))
-        info = reader.ask(
-            f"SELECT dealloc AS lost, extract(epoch FROM stats_reset)::float8 AS since FROM {schema}.pg_stat_statements_info"
-        )[0]
+        info = reader.ask(_INFO.format(schema=schema))[0]
     except Exception as error:
         if not getattr(error, "pgcode", None):
             raise
@@ -197,8 +207,9 @@ def _align(width: float) -> float:
 def expected_pages(rows: float, columns: list[Mapping[str, Any]], fill: int) -> float:
     """Return how many pages a table's rows need, by the average widths of its columns.
 
-    It is the estimate that check_postgres and PostgreSQL's wiki (Show database bloat) made known: a tuple is a header of
-    23 bytes, a bit for each column where there are nulls, its columns, aligned to 8, and a pointer of 4 in the page.
+    It is the estimate that check_postgres and PostgreSQL's wiki (Show database bloat) made known: a tuple is a header
+    of 23 bytes, a bit for each column where there are nulls, its columns, aligned to 8, and a pointer of 4 in the
+    page.
     """
     data = sum(float(column["width"] or 0) * (1 - column["nulls"]) for column in columns)
     nulls = -(-len(columns) // 8) if any(column["nulls"] for column in columns) else 0
@@ -212,7 +223,8 @@ def expected_index_pages(rows: float, columns: list[Mapping[str, Any]]) -> float
 
 
 def database(reader: Reader) -> dict[str, Any]:
-    """Return what there is to say of a database: `tables`, `indexes`, `sequences`, `references`, `quals`, `extensions`."""
+    """Return what there is to say of a database: `tables`, `indexes`, `sequences`, `references`, `quals`,"
+    " `extensions`."""
     columns: dict[int, list[dict[str, Any]]] = {}
     for column in reader.ask(_COLUMNS):
         columns.setdefault(column.pop("oid"), []).append(column)
@@ -230,11 +242,7 @@ def database(reader: Reader) -> dict[str, Any]:
             table["bloat"] = max(0.0, 1 - expected_pages(table["rows"], own, table["fill"]) / actual)
             if measured and table["bloat"] > 0.2 and table["heap_bytes"] <= MOST_MEASURED:
                 with suppress(Exception):
-                    found = reader.ask(
-                        f"SELECT (approx_free_percent + dead_tuple_percent) / 100 AS share"
-                        f" FROM {measured}.pgstattuple_approx(%s::oid)",
-                        (table["oid"],),
-                    )
+                    found = reader.ask(_MEASURED.format(schema=measured), (table["oid"],))
                     table["bloat"], table["measured"] = float(found[0]["share"]), True
     indexes = reader.ask(_INDEXES)
     numbers: dict[str, int] = {}

@@ -1,8 +1,9 @@
 """SQL as it may be shown: read by a small scanner, so that no literal value and no secret gets past it.
 
-pg_stat_statements puts `$1` in the place of most constants, but not of all: utility statements (`ALTER ROLE ... PASSWORD`)
-keep theirs, and so do comments, plans and definitions. The scanner knows PostgreSQL's lexical rules (manual, 4.1) as far
-as they decide where a value begins and ends, and where it is in doubt it hides the rest of the text.
+pg_stat_statements puts `$1` in the place of most constants, but not of all: utility statements (`ALTER ROLE ...
+PASSWORD`) keep theirs, and so do comments, plans and definitions. The scanner knows PostgreSQL's lexical rules
+(manual, 4.1) as far as they decide where a value begins and ends, and where it is in doubt it hides the rest of the
+text.
 """
 
 from __future__ import annotations
@@ -223,8 +224,8 @@ def _expression(parts: list[Token], at: int) -> tuple[int, int] | None:
 def _rejoined(parts: list[Token]) -> list[Token]:
     """Return the parts with hidden values as the parameters that they are elsewhere.
 
-    Of `SELECT date_trunc('day', x) ... GROUP BY date_trunc('day', x)` pg_stat_statements parametrises the first constant
-    alone, and PostgreSQL takes the two for one only where they are the same.
+    Of `SELECT date_trunc('day', x) ... GROUP BY date_trunc('day', x)` pg_stat_statements parametrises the first
+    constant alone, and PostgreSQL takes the two for one only where they are the same.
     """
     parts = list(parts)
     for at, part in enumerate(parts):
@@ -236,7 +237,9 @@ def _rejoined(parts: list[Token]) -> list[Token]:
         own = parts[found[0] : found[1]]
         for start in range(found[0] - len(own) + 1):
             other = parts[start : start + len(own)]
-            if all(b.kind == "parameter" if a.text == HIDDEN else a.text == b.text for a, b in zip(own, other, strict=True)):
+            if all(
+                b.kind == "parameter" if a.text == HIDDEN else a.text == b.text for a, b in zip(own, other, strict=True)
+            ):
                 parts[found[0] : found[1]] = other
                 break
     return parts
@@ -245,8 +248,8 @@ def _rejoined(parts: list[Token]) -> list[Token]:
 def plannable(text: str, rows: float) -> str:
     """Return a normalised statement as EXPLAIN (GENERIC_PLAN) takes it.
 
-    A constant's type is said as PostgreSQL allows for a parameter. Of an unknown LIMIT the planner assumes a tenth of all
-    rows; here it is told how many the statement has really returned.
+    A constant's type is said as PostgreSQL allows for a parameter. Of an unknown LIMIT the planner assumes a tenth of
+    all rows; here it is told how many the statement has really returned.
 
     Parameters:
         text: of `masked`.
@@ -262,8 +265,11 @@ def plannable(text: str, rows: float) -> str:
     for number, part in enumerate(parts):
         if part.text in ("(", ")"):
             depth += 1 if part.text == "(" else -1
-        elif part.kind == "parameter" and depth == 0 and "offset" not in words and (
-            before == "limit" or (before in ("first", "next") and "fetch" in words)
+        elif (
+            part.kind == "parameter"
+            and depth == 0
+            and "offset" not in words
+            and (before == "limit" or (before in ("first", "next") and "fetch" in words))
         ):
             parts[number] = Token("number", str(max(1, math.ceil(rows))))
         if part.kind != "space":

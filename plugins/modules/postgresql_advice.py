@@ -7,8 +7,9 @@ DOCUMENTATION = r"""
 module: postgresql_advice
 short_description: Plan the statements of a workload, and try which indexes would make them cheaper
 description:
-  - Plans each statement by C(EXPLAIN (GENERIC_PLAN)), which runs none of them, and tries indexes by the extension C(hypopg), whose
-    indexes exist in this session alone. All of it is read-only, so that it works on a replica, too, and changes nothing.
+  - Plans each statement by C(EXPLAIN (GENERIC_PLAN)), which runs none of them, and tries indexes by the extension
+    C(hypopg), whose indexes exist in this session alone. All of it is read-only, so that it works on a replica, too,
+    and changes nothing.
   - Where a database has no C(hypopg) there are plans, and no advice.
 options:
   workload:
@@ -42,9 +43,10 @@ EXAMPLES = r"""
 RETURN = r"""
 databases:
   description: >-
-    By name C(error), whether indexes were tried (C(hypopg)), C(advice), each with C(declared) as a service's file takes it, C(sql),
-    C(saved_ms), C(bytes), C(entries) and C(hot_lost) a second, C(write_ms), and the C(queries) that it helps with the planner's cost
-    C(before) and C(after); C(plans) by statement; C(failed), why there is none; and C(untried), what hypopg cannot try.
+    By name C(error), whether indexes were tried (C(hypopg)), C(advice), each with C(declared) as a service's file
+    takes it, C(sql), C(saved_ms), C(bytes), C(entries) and C(hot_lost) a second, C(write_ms), and the C(queries) that
+    it helps with the planner's cost C(before) and C(after); C(plans) by statement; C(failed), why there is none; and
+    C(untried), what hypopg cannot try.
   type: dict
   returned: success
 """

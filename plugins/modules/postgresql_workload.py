@@ -7,10 +7,10 @@ DOCUMENTATION = r"""
 module: postgresql_workload
 short_description: Tell what a PostgreSQL has counted of its statements, tables and indexes
 description:
-  - Reads, in read-only transactions with a timeout, what PostgreSQL counts on this host, a primary or a replica, of every
-    database but C(postgres) and templates. It changes nothing.
+  - Reads, in read-only transactions with a timeout, what PostgreSQL counts on this host, a primary or a replica, of
+    every database but C(postgres) and templates. It changes nothing.
   - Nothing that it returns holds a value out of a table, or a constant out of a statement. C(pg_stat_statements) is
-    normalised already; what it is not, as utility statements, comments and conditions of indexes, is masked on the host.
+    normalised already; what it is not, as commands, comments and conditions of indexes, is masked on the host.
 options:
   socket:
     description: Directory of PostgreSQL's unix socket.
@@ -46,15 +46,15 @@ server:
   returned: success
 statements:
   description: >-
-    Whether they are C(known), and C(why) not; C(since) when they are counted, in seconds since the epoch; how many were C(lost)
-    for want of room; and by database C(total_ms), C(calls), C(count), and the dearest C(statements), each with C(id), C(text),
-    C(calls), C(total_ms), C(max_ms), C(rows), and blocks of 8 kB C(hit), C(read) and C(temp).
+    Whether they are C(known), and C(why) not; C(since) when they are counted, in seconds since the epoch; how many
+    were C(lost) for want of room; and by database C(total_ms), C(calls), C(count), and the dearest C(statements),
+    each with C(id), C(text), C(calls), C(total_ms), C(max_ms), C(rows), and blocks of 8 kB C(hit), C(read) and C(temp).
   type: dict
   returned: success
 databases:
   description: >-
-    By name C(error), C(since), C(age), C(bytes), and C(tables), C(indexes), C(sequences), C(references), C(quals), C(extensions), as
-    C(postgresql_statistics) has them.
+    By name C(error), C(since), C(age), C(bytes), and C(tables), C(indexes), C(sequences), C(references), C(quals),
+    C(extensions), as C(postgresql_statistics) has them.
   type: dict
   returned: success
 """

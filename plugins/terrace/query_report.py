@@ -1,4 +1,4 @@
-"""What `make query-report` tells of a cluster's queries and indexes: out of what hosts counted to data, lines and a page.
+"""What `make query-report` tells of queries and indexes: out of what hosts counted to data, lines and a page.
 
 Hosts mask what they tell (plugins/module_utils/postgresql_text.py), so nothing here has seen a literal value.
 """
@@ -30,13 +30,14 @@ COUNTED = ("calls", "total_ms", "rows", "hit", "read", "temp")
 def merged(answers: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
     """Return what all database hosts have counted, put together.
 
-    Tables and indexes are those of the primary, or of the first host that answered; how often indexes were used is added up, since a
-    replica counts only its own reads.
+    Tables and indexes are those of the primary, or of the first host that answered; how often indexes were used is
+    added up, since a replica counts only its own reads.
 
     Parameters:
         answers: of the module `postgresql_workload`, by host; without `server` where a host did not answer.
     Returns:
-        `hosts` by name (`reached`, `error`, `replica`, ...), the host that the tables are of (`base`), and `databases`.
+        `hosts` by name (`reached`, `error`, `replica`, ...), the host that the tables are of (`base`), and
+        `databases`.
     """
     hosts = {}
     for name, answer in answers.items():
@@ -130,8 +131,8 @@ def _keys(index: Mapping[str, Any]) -> list[tuple[int, str]]:
 def redundant(indexes: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any], str]]:
     """Return indexes that another one makes needless, with that one, and why: `duplicate`, or `beginning`.
 
-    A duplicate has the same keys, condition and columns, or fewer columns that it only carries. The beginning is a b-tree whose keys
-    are the first ones of another one. A key's own index, or a constraint's, is never needless.
+    A duplicate has the same keys, condition and columns, or fewer columns that it only carries. The beginning is a
+    b-tree whose keys are the first ones of another one. A key's own index, or a constraint's, is never needless.
     """
     own = [index for index in indexes if index["valid"]]
     found = []
@@ -195,7 +196,7 @@ def stale(tables: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], 
 
 
 def unbounded(statements: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
-    """Return the statements that page by OFFSET, and those that return many rows without a LIMIT, and which of the two."""
+    """Return the statements that page by OFFSET, those that return many rows without a LIMIT, and which it is."""
     found = []
     for one in statements:
         words = one["text"].upper().replace("(", " ").replace(")", " ").split()
@@ -436,50 +437,55 @@ def _bloat(own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _findings(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Return what is to be done about a database, each with a weight: what breaks comes before what is slow."""
 
-    def finding(weight: float, kind: str, title: str, place: str, text: str = "") -> dict[str, Any]:
-        return {"weight": weight, "kind": kind, "title": title, "text": text, "place": place, "database": found["name"]}
+    def finding(weight: float, kind: str, place: str, title: str, text: str) -> dict[str, Any]:
+        return {
+            **{"weight": weight, "kind": kind, "title": title, "text": text},
+            **{"place": place, "database": found["name"]},
+        }
 
     age = max(found["age"]["xid"], found["age"]["mxid"])
     if age > WRAPAROUND * 2 * found["age"]["freeze"]:
-        yield finding(1000, "danger", f"Freeze {found['name']} before its transaction numbers run out", "age",
-                      f"{age:,} of {found['age']['limit']:,} are used, and autovacuum has not kept up")  # fmt: skip
+        used = f"{age:,} of {found['age']['limit']:,} are used, and autovacuum has not kept up"
+        yield finding(1000, "danger", "age", f"Freeze {found['name']} before its transaction numbers run out", used)
     for one in found["sequences"]:
         if one["share"] >= SEQUENCE_NEAR:
-            yield finding(900 + one["share"], "danger", f"Widen {one['column'] or one['name']} before its sequence ends", "sequences",
-                          f"{share(one['share'])} of its numbers are used")  # fmt: skip
+            title = f"Widen {one['column'] or one['name']} before its sequence ends"
+            yield finding(
+                900 + one["share"], "danger", "sequences", title, f"{share(one['share'])} of its numbers are used"
+            )
     for one in found["invalid"]:
-        yield finding(800, "danger", f"Rebuild the invalid index {one['name']} on {one['table']}", "invalid",
-                      "no query uses it, and each write pays for it")  # fmt: skip
+        title = f"Rebuild the invalid index {one['name']} on {one['table']}"
+        yield finding(800, "danger", "invalid", title, "no query uses it, and each write pays for it")
     for number, one in enumerate(found["advice"]):
-        yield finding(100 + 100 * one["share"], "index", f"Add an index on {one['table']}: {columns(one)}", f"advice-{number}",
-                      f"saves about {share(one['share'])} of the database's time")  # fmt: skip
+        title = f"Add an index on {one['table']}: {columns(one)}"
+        text = f"saves about {share(one['share'])} of the database's time"
+        yield finding(100 + 100 * one["share"], "index", f"advice-{number}", title, text)
     if found["unindexed"]:
-        yield finding(60, "index", f"Give {count(found['unindexed'], 'foreign key')} an index", "unindexed",
-                      "each deletion of a row that they refer to reads the whole table")  # fmt: skip
+        text = "each deletion of a row that they refer to reads the whole table"
+        yield finding(60, "index", "unindexed", f"Give {count(found['unindexed'], 'foreign key')} an index", text)
     if found["redundant"]:
-        size = sum(one["bytes"] for one in found["redundant"])
-        yield finding(50, "drop", f"Drop {count(found['redundant'], 'index', 'indexes')} that others make needless", "redundant",
-                      f"{bytes_of(size)} that each write keeps up to date")  # fmt: skip
+        title = f"Drop {count(found['redundant'], 'index', 'indexes')} that others make needless"
+        text = f"{bytes_of(sum(one['bytes'] for one in found['redundant']))} that each write keeps up to date"
+        yield finding(50, "drop", "redundant", title, text)
     if found["stale"]:
-        yield finding(
-            40, "care", f"Analyze {count(found['stale'], 'table')}", "stale", "the planner counts on old figures"
-        )
+        title = f"Analyze {count(found['stale'], 'table')}"
+        yield finding(40, "care", "stale", title, "the planner counts on old figures")
     if found["bloat"]:
-        size = sum(one["wasted"] for one in found["bloat"])
-        yield finding(20, "care", f"Look at {bytes_of(size)} of bloat", "bloat", "room that rows no longer need")
+        title = f"Look at {bytes_of(sum(one['wasted'] for one in found['bloat']))} of bloat"
+        yield finding(20, "care", "bloat", title, "room that rows no longer need")
     left = [one for one in found["unused"] if one["name"] not in {other["name"] for other in found["redundant"]}]
     if left:
-        size = sum(one["bytes"] for one in left)
-        yield finding(10 if found["young"] else 45, "drop", f"See whether {count(left, 'index', 'indexes')} may go", "unused",
-                      f"{bytes_of(size)} that no host has read"
-                      + (", but it was counted for a short time only" if found["young"] else ""))  # fmt: skip
+        text = f"{bytes_of(sum(one['bytes'] for one in left))} that no host has read"
+        text += ", but it was counted for a short time only" if found["young"] else ""
+        title = f"See whether {count(left, 'index', 'indexes')} may go"
+        yield finding(10 if found["young"] else 45, "drop", "unused", title, text)
     if found["keyless"]:
-        yield finding(15, "care", f"Give {count(found['keyless'], 'table')} a primary key", "keyless",
-                      "rows cannot be told apart, nor replicated by logical replication")  # fmt: skip
+        title = f"Give {count(found['keyless'], 'table')} a primary key"
+        text = "rows cannot be told apart, nor replicated by logical replication"
+        yield finding(15, "care", "keyless", title, text)
     if found["unbounded"]:
-        yield finding(
-            30, "care", f"Bound {count(found['unbounded'], 'query', 'queries')}", "unbounded", "OFFSET, or no LIMIT"
-        )
+        title = f"Bound {count(found['unbounded'], 'query', 'queries')}"
+        yield finding(30, "care", "unbounded", title, "OFFSET, or no LIMIT")
 
 
 def columns(advice: Mapping[str, Any]) -> str:
@@ -510,11 +516,11 @@ def _unknown(
         else:
             if host["lost"]:
                 yield (
-                    f"{name}: pg_stat_statements forgot statements {host['lost']} times for want of room, the rare ones first;"
-                    " pg_stat_statements.max gives it more."
+                    f"{name}: pg_stat_statements forgot statements {host['lost']} times for want of room, the rare"
+                    " ones first; pg_stat_statements.max gives it more."
                 )
             if now - host["since"] < DAY:
-                yield f"{name}: statements are counted for {span(now - host['since'])} only; what comes once a week is not among them."
+                yield f"{name}: statements are counted for {span(now - host['since'])} only, so weekly ones may lack."
     if not workload["base"]:
         yield "No database host answered, so nothing is known at all."
     elif workload["hosts"][workload["base"]]["replica"]:
@@ -531,21 +537,21 @@ def _unknown(
             yield f"{each['name']}: the advisor failed, {each['advice_error']}."
         elif advice is not None and each["total_ms"] and not each["hypopg"]:
             yield (
-                f"{each['name']}: it has no extension hypopg, so no index was tried. `make site` creates it in the schema terrace;"
-                " by hand: CREATE SCHEMA terrace; CREATE EXTENSION hypopg SCHEMA terrace."
+                f"{each['name']}: it has no extension hypopg, so no index was tried. `make site` creates it in the"
+                " schema terrace; by hand: CREATE SCHEMA terrace; CREATE EXTENSION hypopg SCHEMA terrace."
             )
         if each["failed"]:
             yield f"{each['name']}: {count(each['failed'], 'statement')} could not be planned, and are listed there."
         if each["young"]:
             yield (
-                f"{each['name']}: the use of its indexes is counted for {span(now - each['counted_since'])} only; what runs monthly may"
-                " still need one that seems unused."
+                f"{each['name']}: the use of its indexes is counted for {span(now - each['counted_since'])} only;"
+                " what runs monthly may still need one that seems unused."
             )
         if each["quals"] is None:
-            yield f"{each['name']}: pg_qualstats is not there, so how much conditions really select is the planner's guess."
+            yield f"{each['name']}: it has no pg_qualstats, so how much conditions really select is the planner's guess."
     yield (
-        "Statements within functions are counted as their caller's, and what a foreign key asks as nobody's. A plan is made without values:"
-        " where some values are much more frequent than others, PostgreSQL may choose another one."
+        "Statements within functions are counted as their caller's, and what a foreign key asks as nobody's."
+        " A plan is made without values: where some are much more frequent, PostgreSQL may choose another."
     )
 
 
@@ -615,13 +621,14 @@ def lines(found: Mapping[str, Any], page_at: str = "", most: int = 12) -> list[s
     for each in found["databases"]:
         if each["total_ms"]:
             said.append(
-                f"  {each['name']}: {each['count']} statements took {ms_of(each['total_ms'])} in {number_of(each['calls'])} calls"
-                f" since {date(each['since'])}"
+                f"  {each['name']}: {each['count']} statements took {ms_of(each['total_ms'])}"
+                f" in {number_of(each['calls'])} calls since {date(each['since'])}"
             )
             for query in each["queries"][:3]:
                 text = query["text"] if len(query["text"]) <= 90 else query["text"][:87] + "..."
                 said.append(
-                    f"    {share(query['share']):>5}  {ms_of(query['mean_ms']):>8} x {number_of(query['calls']):<7} {text}"
+                    f"    {share(query['share']):>5}  {ms_of(query['mean_ms']):>8} x {number_of(query['calls']):<7}"
+                    f" {text}"
                 )
     if found["base"]:
         said += ["", "To do, the most urgent first" if found["findings"] else "Nothing to do was found."]

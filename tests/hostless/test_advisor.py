@@ -1,4 +1,5 @@
-"""Which indexes the advisor chooses, with a planner of which the costs are known, and plans that are PostgreSQL's own."""
+"""Which indexes the advisor chooses, with a planner of which the costs are known, and plans that are PostgreSQL's"
+" own."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ class Planner:
     """A planner for which a plan costs what the test says.
 
     Parameters:
-        costs: by a part of a statement: patterns of CREATE INDEX, each with the cost that the statement has with such an index.
+        costs: by a part of a statement: patterns of CREATE INDEX, each with the cost that the statement has with such
+            an index.
     """
 
     def __init__(self, costs: dict[str, dict[str, float]] | None = None) -> None:
@@ -88,7 +90,13 @@ class Planner:
 
 
 def query(name: str, total_ms: float = 1000.0, calls: float = 10, rows: float = 100) -> Query:
-    return Query(name, PLANS[name]["statement"].replace("LIMIT 20", "LIMIT $3").replace("LIMIT 10", "LIMIT $3"), calls, total_ms, rows)
+    return Query(
+        name,
+        PLANS[name]["statement"].replace("LIMIT 20", "LIMIT $3").replace("LIMIT 10", "LIMIT $3"),
+        calls,
+        total_ms,
+        rows,
+    )
 
 
 def chosen(planner: Planner, *queries: Query, total_ms: float | None = None, **orders):
@@ -98,7 +106,10 @@ def chosen(planner: Planner, *queries: Query, total_ms: float | None = None, **o
 
 
 def names(name: str) -> set[str]:
-    return {index.sql.removeprefix("CREATE INDEX ON public.") for index in candidates(read(PLANS[name]["explained"]), tables())}
+    return {
+        index.sql.removeprefix("CREATE INDEX ON public.")
+        for index in candidates(read(PLANS[name]["explained"]), tables())
+    }
 
 
 # Candidates
@@ -112,9 +123,9 @@ def test_equality_comes_before_the_order():
 
 
 def test_flags_are_conditions_of_a_partial_index():
-    assert "orders (customer_id, created_at) WHERE deleted_at IS NULL AND NOT paid" in {
-        name for name in names("paged")
-    } | {name.replace("NOT paid AND deleted_at IS NULL", "deleted_at IS NULL AND NOT paid") for name in names("paged")}
+    assert "orders (customer_id, created_at) WHERE deleted_at IS NULL AND NOT paid" in names("paged") | {
+        name.replace("NOT paid AND deleted_at IS NULL", "deleted_at IS NULL AND NOT paid") for name in names("paged")
+    }
 
 
 def test_a_varchar_compared_as_text_is_its_column():
@@ -167,8 +178,16 @@ def test_columns_are_carried_where_they_are_few_and_narrow():
 
 
 def test_names_are_quoted_where_they_have_to_be():
-    assert [quoted(name) for name in ("a_1", "Order", "user", 'a"b', "ä")] == ["a_1", '"Order"', '"user"', '"a""b"', '"ä"']
-    index = Index(("s", "user"), (Part("lower(x)", True), Part("at", descending=True, nulls_first=False)), ("B",), "a IS NULL")
+    assert [quoted(name) for name in ("a_1", "Order", "user", 'a"b', "ä")] == [
+        "a_1",
+        '"Order"',
+        '"user"',
+        '"a""b"',
+        '"ä"',
+    ]
+    index = Index(
+        ("s", "user"), (Part("lower(x)", True), Part("at", descending=True, nulls_first=False)), ("B",), "a IS NULL"
+    )
     assert index.sql == 'CREATE INDEX ON s."user" ((lower(x)), at DESC NULLS LAST) INCLUDE ("B") WHERE a IS NULL'
     assert index.declared == {
         "columns": [{"expression": "lower(x)"}, {"column": "at", "order": "desc", "nulls": "last"}],
@@ -198,7 +217,13 @@ def test_the_index_that_saves_is_chosen_and_told_with_what_it_saves():
     assert advice.index.sql == "CREATE INDEX ON public.orders (customer_id)"
     before = read(PLANS["paged"]["explained"]).cost
     assert advice.queries == [
-        {"id": "paged", "before": before, "after": 50, "saved_ms": pytest.approx(1000 * (1 - 50 / before)), "guess": False}
+        {
+            "id": "paged",
+            "before": before,
+            "after": 50,
+            "saved_ms": pytest.approx(1000 * (1 - 50 / before)),
+            "guess": False,
+        }
     ]
     assert advice.bytes == 1_000_000
 
@@ -225,7 +250,9 @@ def test_nothing_is_chosen_for_a_statement_that_takes_no_time():
 
 
 def test_a_slow_statement_hides_no_other():
-    planner = Planner({"status = $2": {r"orders \(customer_id": 0.01}, "max(created_at)": {r"orders \(customer_id, created_at\)": 1}})
+    planner = Planner(
+        {"status = $2": {r"orders \(customer_id": 0.01}, "max(created_at)": {r"orders \(customer_id, created_at\)": 1}}
+    )
     found = chosen(planner, query("paged", 1_000_000), query("newest", 5000))
     assert {"paged", "newest"} == {each["id"] for advice in found for each in advice.queries}
 
@@ -295,14 +322,26 @@ def gathered() -> dict:
     """Return a database as it is gathered."""
     table = tables()[ORDERS]
     entry = {
-        **{"schema": "public", "name": "orders", "kind": "r", "part": False, "rows": table.rows, "heap_bytes": 1500 * 8192},
+        **{
+            "schema": "public",
+            "name": "orders",
+            "kind": "r",
+            "part": False,
+            "rows": table.rows,
+            "heap_bytes": 1500 * 8192,
+        },
         **{"columns": table.columns, "inserts": 5000, "updates": 100, "hot": 50},
     }
     index = {
         **{"schema": "public", "table": "orders", "method": "btree", "valid": True, "where": ""},
         **{"parts": ["id", "total"], "keys": 1},
     }
-    return {"tables": [entry, {**entry, "name": "part_1", "part": True}], "indexes": [index], "now": 1000.0, "since": 0.0}
+    return {
+        "tables": [entry, {**entry, "name": "part_1", "part": True}],
+        "indexes": [index],
+        "now": 1000.0,
+        "since": 0.0,
+    }
 
 
 def test_tables_are_made_of_what_was_gathered():
@@ -316,7 +355,8 @@ def test_advice_is_plain_data():
     statements = {
         "total_ms": 3000.0,
         "statements": [
-            {"id": "1", "text": PLANS["paged"]["statement"].replace("LIMIT 20", "LIMIT $3"), "calls": 10, "total_ms": 1000.0, "rows": 200},
+            {"id": "1", "text": PLANS["paged"]["statement"].replace("LIMIT 20", "LIMIT"
+                " $3"), "calls": 10, "total_ms": 1000.0, "rows": 200},
             {"id": "2", "text": "ALTER ROLE", "calls": 1, "total_ms": 10.0, "rows": 0},
             {"id": "3", "text": "SELECT a FROM nowhere", "calls": 1, "total_ms": 10.0, "rows": 0},
             {"id": "4", "text": PLANS["contained"]["statement"], "calls": 1, "total_ms": 1000.0, "rows": 0},

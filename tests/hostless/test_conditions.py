@@ -62,7 +62,11 @@ def test_a_cast_is_told_apart_from_its_column():
 
 @pytest.mark.parametrize(
     ("condition", "fixed"),
-    [("(lower(o.email) = $1)", True), ("(date_trunc($1, o.at) = $2)", False), ("((o.payload ->> 'a'::text) = $1)", False)],
+    [
+        ("(lower(o.email) = $1)", True),
+        ("(date_trunc($1, o.at) = $2)", False),
+        ("((o.payload ->> 'a'::text) = $1)", False),
+    ],
 )
 def test_an_expression_that_holds_a_value_is_no_index(condition, fixed):
     [one] = predicates(condition, ALIASES)
@@ -110,7 +114,7 @@ def test_a_sort_and_its_columns_of_a_single_table_are_found():
 
 def test_a_maximum_is_the_end_of_an_order():
     plan = read(PLANS["newest"]["explained"])
-    assert [["created_at"]] == [[key.key.text for key in sort] for sort in plan.sorts]
+    assert [[key.key.text for key in sort] for sort in plan.sorts] == [["created_at"]]
 
 
 def test_an_update_has_its_target_and_the_rows_that_it_finds():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from ansible.module_utils.postgresql_text import plannable, shown, tag
 
-SECRET = "s3cret"
+# What nobody may see, wherever it stands.
+SECRET = "s3cret"  # noqa: S105
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_no_number_is_shown(number):
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("SELECT  a,\n b FROM \"T 1\" WHERE c = $1", 'SELECT a, b FROM "T 1" WHERE c = $1'),
+        ('SELECT  a,\n b FROM "T 1" WHERE c = $1', 'SELECT a, b FROM "T 1" WHERE c = $1'),
         ("SELECT a::numeric(10, 2) FROM t ORDER BY 2 DESC, 1", "SELECT a::numeric(10, 2) FROM t ORDER BY 2 DESC, 1"),
         ("SELECT f(3), a[1] FROM t GROUP BY 1, 4711", "SELECT f(?), a[?] FROM t GROUP BY 1, ?"),
         ("SELECT a FROM t ORDER BY (4)", "SELECT a FROM t ORDER BY (?)"),
