@@ -535,11 +535,10 @@ class Choice:
             good = {index: gain for index, gain in fresh.items() if gain >= self.worth(value)}
             if not good:
                 break
-            best = max(good.values())
-            index = min(
-                (index for index, gain in good.items() if gain >= best * (1 - WIDER)),
-                key=lambda each: (each.width, -good[each], each.sql),
-            )
+            # Alike is what saves alike, whatever the writes cost.
+            gross = {index: gain + self.write_ms(index) for index, gain in good.items()}
+            alike = [index for index in gross if gross[index] >= max(gross.values()) * (1 - WIDER)]
+            index = min(alike, key=lambda each: (each.width, -good[each], each.sql))
             chosen.append(index)
             value = self.net(chosen)
             del hopes[index]
@@ -563,9 +562,26 @@ class Choice:
                 kept = both
         return kept
 
+    def narrowed(self, chosen: list[Index]) -> list[Index]:
+        """Return the chosen ones without those that only widen another one, and save too little more than that."""
+        kept = list(chosen)
+        for narrow, wide in itertools.permutations(chosen, 2):
+            begins = narrow.table == wide.table and wide.parts[: len(narrow.parts)] == narrow.parts
+            if narrow in kept and wide in kept and narrow.where == wide.where and begins and narrow.width < wide.width:
+                without = [index for index in kept if index != wide]
+                neither = [index for index in without if index != narrow]
+                more = 0.0
+                for query in self.touched(wide):
+                    saved = self.saved(query, kept)
+                    gain = saved - self.saved(query, without)
+                    more += gain if gain >= WIDER * (saved - self.saved(query, neither)) else 0.0
+                if more - self.write_ms(wide) < self.worth(self.net(without)):
+                    kept = without
+        return kept
+
     def pruned(self, chosen: list[Index]) -> list[Index]:
         """Return the chosen ones without those that later ones made idle: the beginning of a longer one, say."""
-        kept = self.joined(chosen)
+        kept = self.joined(self.narrowed(chosen))
         for index in sorted(kept, key=lambda each: (each.width, each.sql)):
             without = [other for other in kept if other != index]
             if self.net(kept) - self.net(without) < self.worth(self.net(without)):

@@ -26,6 +26,7 @@ SELECT * FROM (
         sum(sum(s.total_exec_time)) OVER (PARTITION BY d.datname) AS database_ms,
         sum(sum(s.calls)) OVER (PARTITION BY d.datname)::float8 AS database_calls,
         count(*) OVER (PARTITION BY d.datname) AS database_count,
+        extract(epoch FROM min(min(s.stats_since)) OVER (PARTITION BY d.datname))::float8 AS database_since,
         row_number() OVER (PARTITION BY d.datname ORDER BY sum(s.total_exec_time) DESC) AS place
     FROM {schema}.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
     WHERE s.queryid IS NOT NULL GROUP BY d.datname, s.queryid) AS ranked
@@ -169,7 +170,7 @@ def statements(reader: Reader, most: int = MOST_STATEMENTS) -> dict[str, Any]:
 
     Returns:
         `known`, `why` it is not, `since` (seconds since the epoch), `lost` (statements that it had no room for), and
-        `databases`: by name `total_ms`, `calls`, `count` of all, and the dearest `statements`.
+        `databases`: by name `total_ms`, `calls`, `count` and `since` of all, and the dearest `statements`.
     """
     nothing: dict[str, Any] = {"known": False, "why": "", "since": None, "lost": 0, "databases": {}}
     schema = reader.extensions.get("pg_stat_statements")
@@ -190,6 +191,7 @@ def statements(reader: Reader, most: int = MOST_STATEMENTS) -> dict[str, Any]:
                 "total_ms": row["database_ms"],
                 "calls": row["database_calls"],
                 "count": row["database_count"],
+                "since": row["database_since"],
                 "statements": [],
             },
         )

@@ -96,7 +96,7 @@ def _statements(database: str, reached: Mapping[str, Mapping[str, Any]]) -> dict
                 same[name] += one[name] or 0
             same["max_ms"] = max(same["max_ms"], one["max_ms"])
     return {
-        "since": min(its["since"] for its in known),
+        "since": min([its["since"] for its in told], default=min(its["since"] for its in known)),
         "total_ms": sum(its["total_ms"] for its in told),
         "calls": sum(its["calls"] for its in told),
         "count": max((its["count"] for its in told), default=0),
@@ -548,10 +548,10 @@ def _unknown(
                 " what runs monthly may still need one that seems unused."
             )
         if each["quals"] is None:
-            yield f"{each['name']}: it has no pg_qualstats, so how much conditions really select is the planner's guess."
+            yield f"{each['name']}: it has no pg_qualstats, so what conditions really select is the planner's guess."
     yield (
         "Statements within functions are counted as their caller's, and what a foreign key asks as nobody's."
-        " A plan is made without values: where some are much more frequent, PostgreSQL may choose another."
+        " A plan is made without values: where some are very frequent, PostgreSQL may choose another."
     )
 
 

@@ -277,10 +277,21 @@ def test_updates_that_are_no_longer_hot_count():
 
 def test_the_beginning_of_a_longer_one_is_left_out():
     index, longer = Index(ORDERS, (Part("customer_id"),)), Index(ORDERS, (Part("customer_id"), Part("created_at")))
-    planner = Planner({"customer_id = $1": {r"\(customer_id": 50}})
+    planner = Planner(
+        {"max(created_at)": {r"\(customer_id\)": 1000, "created_at": 50}, "status": {r"\(customer_id": 50}}
+    )
     choice = Choice([query("paged"), query("newest")], tables(), planner, 1000, 2000)
     choice.plan()
     assert choice.pruned([index, longer]) == [longer]
+
+
+def test_a_wider_one_that_saves_little_more_is_left_out():
+    """Even where that little is much of what is left."""
+    planner = Planner({"customer_id = $1 AND status": {r"\(customer_id\)": 50, r"INCLUDE": 1}})
+    [advice] = chosen(
+        planner, query("paged"), columns={name: column() for name in ("customer_id", "status", "total", "id")}
+    )
+    assert advice.index.sql == "CREATE INDEX ON public.orders (customer_id)"
 
 
 def test_two_that_carry_other_columns_become_one():
