@@ -11,6 +11,7 @@ usual answer (Chaudhuri and Narasayya, "An Efficient, Cost-Driven Index Selectio
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -39,6 +40,7 @@ GUESS = 10
 WIDER = 0.1  # more than a narrower one that a wider index has to save
 MOST_KEYS = 4
 MOST_INCLUDED, MOST_INCLUDED_BYTES = 3, 32
+MOST_SIDES = 6  # of an OR, that are tried in pairs
 MOST_CANDIDATES = 8  # of one statement that take part in the choice
 ENTRY_MS = 0.01  # of one entry into one more index; `bench/run advisor` measures it beside the rest
 
@@ -195,7 +197,8 @@ class Advice:
 
     Parameters:
         saved_ms: what it would have saved of the time that was looked at, beside the others that are advised.
-        queries: of each statement that it helps: `id`, planner's cost `before` and `after`, `saved_ms`.
+        queries: of each statement that it helps: `id`, `saved_ms`, the planner's cost `before`, and `after` with all
+            that is advised.
         bytes: its estimated size.
         entries: that writes would add to it, a second.
         hot_lost: updates a second that can no longer stay on their page (HOT), since they change one of its columns.
@@ -357,6 +360,7 @@ class Choice:
         planner: a session of its database.
         seconds: for how long the statements were counted.
         total_ms: what all statements of the database took, those that are not known by name too.
+        budget: for how many seconds indexes may be tried; what comes later counts as no help, and `cut` tells of it.
     """
 
     def __init__(
@@ -366,6 +370,7 @@ class Choice:
         planner: Planner,
         seconds: float,
         total_ms: float,
+        budget: float = 120.0,
     ) -> None:
         self.queries = list(queries)
         self.tables = tables
@@ -373,6 +378,8 @@ class Choice:
         self.seconds = max(seconds, 1.0)
         self.total_ms = total_ms
         self.tried = 0
+        self.cut = False
+        self._until = time.monotonic() + budget
         self._costs: dict[tuple[str, frozenset[Index]], float] = {}
 
     def plan(self, assuming: bool = True) -> None:
@@ -439,6 +446,9 @@ class Choice:
 
     def _tried_cost(self, query: Query, indexes: frozenset[Index]) -> float:
         before = query.plan.cost
+        if time.monotonic() > self._until:
+            self.cut = True
+            return before
         try:
             made = self.planner.assume([index.sql for index in sorted(indexes, key=lambda i: i.sql)])
             names = set(made.values())
@@ -470,15 +480,25 @@ class Choice:
         """Return the milliseconds that a statement would have taken less with these indexes."""
         return query.total_ms * (1 - self.cost(query, indexes) / query.plan.cost) if query.plan.cost > 0 else 0.0
 
-    def pool(self) -> dict[Index, float]:
-        """Return the candidates that help, each with what it saves alone."""
-        found: set[Index] = set()
+    def pool(self) -> dict[tuple[Index, ...], float]:
+        """Return the candidates that help, each with what it saves alone: an index, or two that help together."""
+        found: set[tuple[Index, ...]] = set()
         for query in self.planned:
-            helping = self._helping(query, candidates(query.plan, self.tables))
+            tried = candidates(query.plan, self.tables)
+            helping = self._helping(query, tried)
             wider = [carrying(index, query.plan, self.tables[index.table]) for index in helping[:4]]
             helping += self._helping(query, [index for index in wider if index and index not in helping])
-            found |= set(sorted(helping, key=lambda index: self.cost(query, [index]))[:MOST_CANDIDATES])
-        return {index: sum(self.saved(query, [index]) for query in self.touched(index)) for index in found}
+            best = sorted(helping, key=lambda index: self.cost(query, [index]))[:MOST_CANDIDATES]
+            found |= {(index,) for index in best}
+            if query.plan.choices:
+                least = self.cost(query, best[:1]) * (1 - HELPS)
+                single = [index for index in tried if len(index.parts) == 1 and not index.where][:MOST_SIDES]
+                found |= {
+                    pair
+                    for pair in itertools.combinations(single, 2)
+                    if pair[0].table == pair[1].table and self.cost(query, pair) < least
+                }
+        return {each: sum(self.saved(query, each) for query in self.touched(each[0])) for each in found}
 
     def _helping(self, query: Query, indexes: Iterable[Index]) -> list[Index]:
         costs = {index: self.cost(query, [index]) for index in indexes}
@@ -521,27 +541,31 @@ class Choice:
 
     def choose(self) -> list[Advice]:
         """Return the indexes that are worth having, the one that saves most first."""
-        hopes = {index: alone - self.write_ms(index) for index, alone in self.pool().items()}
+        hopes = {each: alone - sum(map(self.write_ms, each)) for each, alone in self.pool().items()}
         chosen: list[Index] = []
         value = 0.0
+
+        def width(each: tuple[Index, ...]) -> tuple[int, ...]:
+            return tuple(map(sum, zip(*(index.width for index in each), strict=True)))
+
         while hopes:
-            # What one adds never grows with others beside it, so most need not be tried anew each time.
-            fresh: dict[Index, float] = {}
-            for index in sorted(hopes, key=lambda each: (-hopes[each], each.width, each.sql)):
+            # What one adds hardly ever grows with others beside it, so most need not be tried anew each time.
+            fresh: dict[tuple[Index, ...], float] = {}
+            for each in sorted(hopes, key=lambda each: (-hopes[each], width(each), str(each))):
                 best = max(fresh.values(), default=self.worth(value))
-                if hopes[index] < best * (1 - WIDER):
+                if hopes[each] < best * (1 - WIDER):
                     break
-                fresh[index] = hopes[index] = self.net([*chosen, index]) - value
-            good = {index: gain for index, gain in fresh.items() if gain >= self.worth(value)}
+                fresh[each] = hopes[each] = self.net(self.united(chosen, each)) - value
+            good = {each: gain for each, gain in fresh.items() if gain >= self.worth(value)}
             if not good:
                 break
             # Alike is what saves alike, whatever the writes cost.
-            gross = {index: gain + self.write_ms(index) for index, gain in good.items()}
-            alike = [index for index in gross if gross[index] >= max(gross.values()) * (1 - WIDER)]
-            index = min(alike, key=lambda each: (each.width, -good[each], each.sql))
-            chosen.append(index)
+            gross = {each: gain + sum(map(self.write_ms, each)) for each, gain in good.items()}
+            alike = [each for each in gross if gross[each] >= max(gross.values()) * (1 - WIDER)]
+            taken = min(alike, key=lambda each: (width(each), -gross[each], str(each)))
+            chosen = self.united(chosen, taken)
             value = self.net(chosen)
-            del hopes[index]
+            del hopes[taken]
         kept = self.pruned(chosen)
         return [self.advice(index, kept) for index in kept]
 
@@ -561,6 +585,11 @@ class Choice:
             if self.net(both) >= self.net(kept) - self.worth(self.net(kept)):
                 kept = both
         return kept
+
+    @staticmethod
+    def united(chosen: list[Index], more: Iterable[Index]) -> list[Index]:
+        """Return the chosen ones with more of them, each once."""
+        return list(dict.fromkeys([*chosen, *more]))
 
     def narrowed(self, chosen: list[Index]) -> list[Index]:
         """Return the chosen ones without those that only widen another one, and save too little more than that."""
@@ -599,7 +628,7 @@ class Choice:
                     {
                         "id": query.id,
                         "before": query.plan.cost,
-                        "after": self.cost(query, [index]),
+                        "after": self.cost(query, chosen),
                         "saved_ms": saved,
                         "guess": self.guessed(query, index) and self.ratio(query) == 1.0,
                     }
@@ -677,7 +706,12 @@ def tables_of(found: Mapping[str, Any], seconds: float) -> dict[tuple[str, str],
 
 
 def advise(
-    planner: Planner, found: Mapping[str, Any], statements: Mapping[str, Any], seconds: float, tried: bool
+    planner: Planner,
+    found: Mapping[str, Any],
+    statements: Mapping[str, Any],
+    seconds: float,
+    tried: bool,
+    budget: float = 120.0,
 ) -> dict[str, Any]:
     """Return which indexes a database lacks, and the plans of its statements.
 
@@ -687,14 +721,16 @@ def advise(
         statements: `total_ms` of the database, and its dearest `statements`.
         seconds: for how long they were counted.
         tried: whether there is hypopg; without it there are plans, and no advice.
+        budget: for how many seconds indexes may be tried.
     Returns:
-        `advice`, `plans` (by id: `cost`, `lines`), `failed` (by id, why), `untried`, and how many plans were `tried`.
+        `advice`, `plans` (by id: `cost`, `lines`), `failed` (by id, why), `untried`, how many plans were `tried`, and
+        whether that was `cut` short.
     """
     queries = [
         Query(one["id"], one["text"], one["calls"], one["total_ms"], one["rows"]) for one in statements["statements"]
     ]
     tables = tables_of(found, found["now"] - found["since"])
-    choice = Choice(queries, tables, planner, seconds, statements["total_ms"])
+    choice = Choice(queries, tables, planner, seconds, statements["total_ms"], budget)
     choice.plan(assuming=tried)
     advice = choice.choose() if tried else []
     return {
@@ -719,4 +755,5 @@ def advise(
         "failed": {query.id: query.failed for query in choice.queries if query.failed},
         "untried": choice.untried(),
         "tried": choice.tried,
+        "cut": choice.cut,
     }

@@ -43,6 +43,7 @@ class Plan:
         indexes: the indexes that it uses.
         target: the table that it writes to.
         scans: what reading by each index costs, the table's pages too.
+        choices: whether a condition has an OR, of which each side may want an index of its own.
     """
 
     cost: float
@@ -56,6 +57,7 @@ class Plan:
     indexes: set[str] = field(default_factory=set)
     target: tuple[str, str] | None = None
     scans: dict[str, float] = field(default_factory=dict)
+    choices: bool = False
 
 
 def nodes(node: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[Mapping[str, Any], int]]:
@@ -113,6 +115,7 @@ def read(explained: list[Mapping[str, Any]]) -> Plan:
         texts = [node[name] for name in CONDITIONS if name in node]
         for text in texts:
             plan.predicates += predicates(text, aliases)
+            plan.choices = plan.choices or any(token.word == "or" for token in tokens(text))
         keys = [*node.get("Sort Key", []), *node.get("Group Key", [])]
         for name in ("Sort Key", "Group Key"):
             _add_sort(plan, node.get(name, []), aliases)

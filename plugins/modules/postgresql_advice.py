@@ -28,6 +28,10 @@ options:
     description: How long planning one statement may take, in milliseconds.
     type: int
     default: 10000
+  seconds:
+    description: How long indexes may be tried for one database.
+    type: int
+    default: 120
 author: Terrace
 """
 
@@ -45,8 +49,8 @@ databases:
   description: >-
     By name C(error), whether indexes were tried (C(hypopg)), C(advice), each with C(declared) as a service's file
     takes it, C(sql), C(saved_ms), C(bytes), C(entries) and C(hot_lost) a second, C(write_ms), and the C(queries) that
-    it helps with the planner's cost C(before) and C(after); C(plans) by statement; C(failed), why there is none; and
-    C(untried), what hypopg cannot try.
+    it helps with the planner's cost C(before) and C(after); C(plans) by statement; C(failed), why there is none;
+    C(untried), what hypopg cannot try; and whether trying was C(cut) short.
   type: dict
   returned: success
 """
@@ -66,18 +70,17 @@ except ImportError:
     MISSING = traceback.format_exc()
 
 
-def advised(connection: Any, found: dict[str, Any], plan_ms: int) -> dict[str, Any]:
+def advised(connection: Any, found: dict[str, Any], plan_ms: int, seconds: int) -> dict[str, Any]:
     """Return the advice for one database.
 
     Parameters:
         connection: to that database.
         found: what was counted of it, as the filter `query_workload` has it.
-        plan_ms: as of the module.
+        plan_ms, seconds: as of the module.
     """
     session = Session(connection, plan_ms)
-    told = advise(
-        session, found, found["statements"], found["now"] - found["statements"]["since"], bool(session.schema)
-    )
+    counted = found["now"] - found["statements"]["since"]
+    told = advise(session, found, found["statements"], counted, bool(session.schema), seconds)
     return {"error": "", "hypopg": bool(session.schema)} | told
 
 
@@ -89,6 +92,7 @@ def main() -> None:
             "socket": {"type": "path", "default": "/run/postgresql"},
             "port": {"type": "int", "default": 5432},
             "plan_ms": {"type": "int", "default": 10000},
+            "seconds": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
     )
@@ -104,7 +108,7 @@ def main() -> None:
                 host=parameters["socket"], port=parameters["port"], dbname=name, connect_timeout=5
             )
             try:
-                databases[name] = advised(connection, found, parameters["plan_ms"])
+                databases[name] = advised(connection, found, parameters["plan_ms"], parameters["seconds"])
             finally:
                 connection.close()
         except (psycopg2.Error, PlanError) as error:

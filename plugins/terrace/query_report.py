@@ -358,6 +358,7 @@ def _database(
         {"text": texts.get(key, ""), "why": why} for key, why in failed.items() if why != "a command without a plan"
     ]
     found["hypopg"] = bool(told.get("hypopg"))
+    found["cut"] = bool(told.get("cut"))
     found["advice_error"] = told.get("error", "")
     found["counted_since"] = own["counted_since"]
     found["unused"] = [_index(index) for index in unused(own["indexes"])]
@@ -540,6 +541,8 @@ def _unknown(
                 f"{each['name']}: it has no extension hypopg, so no index was tried. `make site` creates it in the"
                 " schema terrace; by hand: CREATE SCHEMA terrace; CREATE EXTENSION hypopg SCHEMA terrace."
             )
+        if each["cut"]:
+            yield f"{each['name']}: the time for trying indexes ran out, so some were not tried."
         if each["failed"]:
             yield f"{each['name']}: {count(each['failed'], 'statement')} could not be planned, and are listed there."
         if each["young"]:

@@ -257,6 +257,32 @@ def test_a_slow_statement_hides_no_other():
     assert {"paged", "newest"} == {each["id"] for advice in found for each in advice.queries}
 
 
+def test_the_sides_of_an_or_are_tried_together():
+    """Only with an index for each of them PostgreSQL needs not read the whole table."""
+
+    class Both(Planner):
+        def explain(self, statement: str, forced: bool = False) -> Plan:
+            plan = super().explain(statement, forced)
+            if all(any(f"({column})" in each for each in self.assumed) for column in ("customer_id", "email")):
+                plan.cost = 9.0
+            return plan
+
+    one = Query("either", PLANS["either"]["statement"], 10, 1000.0, 10)
+    found = chosen(Both(), one)
+    assert {advice.index.sql for advice in found} == {
+        "CREATE INDEX ON public.orders (customer_id)",
+        "CREATE INDEX ON public.orders (email)",
+    }
+    assert [each["after"] for advice in found for each in advice.queries] == [9.0, 9.0]
+
+
+def test_trying_ends_when_its_time_is_over():
+    choice = Choice([query("paged")], tables(), Planner({"customer_id": {r"\(customer_id": 50}}), 1000, 1000, budget=0)
+    choice.plan()
+    assert choice.choose() == []
+    assert choice.cut
+
+
 def test_writes_outweigh_what_is_saved():
     planner = Planner({"customer_id": {r"\(customer_id": 50}})
     assert len(chosen(planner, query("paged"), inserts=10)) == 1

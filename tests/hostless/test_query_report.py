@@ -160,8 +160,9 @@ def test_a_failed_advisor_and_statements_without_plan_are_told():
         in made({"databases": {"orders": {"error": "OperationalError (None)"}}})["unknown"]
     )
     advice = copy.deepcopy(ADVICE)
-    advice["databases"]["orders"]["failed"] = {"1": "SyntaxError (42601)"}
+    advice["databases"]["orders"] |= {"failed": {"1": "SyntaxError (42601)"}, "cut": True}
     found = made(advice)
+    assert "orders: the time for trying indexes ran out, so some were not tried." in found["unknown"]
     assert "orders: 1 statement could not be planned, and are listed there." in found["unknown"]
     assert "SyntaxError (42601)" in page(found)
     assert [sentence for sentence in made(None)["unknown"] if "there are neither plans nor advice" in sentence]
