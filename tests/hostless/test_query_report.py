@@ -12,9 +12,11 @@ import pytest
 import yaml
 from ansible.module_utils.postgresql_statistics import expected_index_pages, expected_pages, statements
 
-from landscape import ROOT
+from landscape import ROOT, load
 from terrace import query_report
 from terrace.query_report import lines, merged, page, pasted, redundant, report, stale, unbounded, unindexed, unused
+
+queries = load("plugins/filter/queries.py", "queries_filter")
 
 NOW = 1_800_000_000.0
 SINCE = NOW - 30 * 86400
@@ -450,3 +452,22 @@ def test_the_playbook_asks_only_what_it_may():
     [play] = yaml.safe_load((ROOT / "playbooks/query_report.yml").read_text())
     asked = [set(task) & {"postgresql_workload", "postgresql_advice", "query_report"} for task in play["tasks"]]
     assert [name for names in asked for name in names] == ["postgresql_workload", "postgresql_advice", "query_report"]
+
+
+# The filters
+
+
+def test_a_replica_tries_where_one_answers():
+    members = [{"name": name} for name in ("db1", "db2", "db3")]
+    hosts = {"db1": {"query_workload": answer()}, "db2": {}, "db3": {"query_workload": answer(True)}}
+    assert queries.query_advisor(members, hosts) == "db3"
+    assert queries.query_advisor(members, hosts | {"db3": {"query_workload": {"error": "no answer"}}}) == "db1"
+    assert queries.query_advisor(members, {"db1": {}, "db2": {}, "db3": {}}) == ""
+    found = queries.query_workload(members, hosts)
+    assert {name: host["reached"] for name, host in found["hosts"].items()} == {"db1": True, "db2": False, "db3": True}
+
+
+def test_databases_are_their_services(lab):
+    """As the lab's topology has them."""
+    found = lab.value("db1", "topology_query_services")
+    assert found["orders"] == "orders"
