@@ -121,6 +121,11 @@ unlock: setup ## Break the lock of a deploy that is dead (ENV=)
 releases: setup ## List what each node has, what lives, and who deployed it when (SERVICE=, FORMAT=json, ENV=)
 	@ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/releases.yml --extra-vars='{"releases_of": "$(SERVICE)", "releases_format": "$(or $(FORMAT),table)"}'
 
+.PHONY: query-report
+query-report: setup ## Tell what queries cost, which indexes they lack and which nobody needs, as a page (OUT=query-report.html, FORMAT=json, ENV=)
+	@ANSIBLE_STDOUT_CALLBACK=lines $(ANSIBLE) playbooks/query_report.yml \
+	    --extra-vars='{"query_out": "$(or $(OUT),.terrace/query-report.html)", "query_format": "$(or $(FORMAT),table)"}'
+
 .PHONY: restored restored-drop restore-beside
 restore-beside: setup ## Restore into an instance beside the cluster (NAME=look, TIME="2026-01-31 12:00:00+00", POINT=, BACKUP=, ENV=)
 	@$(call restored,create)

@@ -16,6 +16,7 @@ import pytest
 from landscape import ROOT, Landscape
 
 sys.path.insert(0, str(ROOT / "bench"))
+import advice
 import balancer
 import load
 import results
@@ -236,3 +237,19 @@ def test_h2load_is_understood(tmp_path):
     assert asked == {"POST:/a:b:2", "POST:/b:b:2", "POST:/c:b:2"}
     assert set(seen.statuses) == {"201"}
     assert seen.rate > 10
+
+
+def test_all_that_the_advisor_is_judged_by_is_sent():
+    """The host that it runs on has nothing of the project."""
+    assert [name for name in advice.FILES if not (ROOT / name).is_file()] == []
+    texts = [(ROOT / name).read_text() for name in advice.FILES]
+    wanted = {
+        name for text in texts for name in re.findall(r"ansible\.module_utils(?:\.| import )(postgresql_\w+)", text)
+    }
+    wanted |= set(
+        re.findall(r"postgresql_\w+", re.search(r"(?m)^from ansible\.module_utils import (.*?)  #", texts[0])[1])
+    )
+    assert {f"plugins/module_utils/{name}.py" for name in wanted} <= set(advice.FILES)
+    tables = re.findall(r'tables\("(\w+)"', texts[0])
+    assert sorted(tables) == ["pgbench", "tpcc", "tpch"]
+    assert {f"bench/workloads/{name}.sql" for name in tables} <= set(advice.FILES)
