@@ -71,9 +71,9 @@ def worked() -> Iterator[lab.Host]:
 
 
 @pytest.fixture(scope="module")
-def told(worked, folder) -> tuple[dict, str, str]:
+def told(worked, tmp_path_factory) -> tuple[dict, str, str]:
     """Return the report as data, what was printed of it, and the page; nothing of the cluster changed for it."""
-    before = collect(worked)["postgresql"]
+    before, folder = collect(worked)["postgresql"], tmp_path_factory.mktemp("report")
     done = query_report("FORMAT=json", f"OUT={folder}/report.html")
     assert done.returncode == 0, done.stdout + done.stderr
     assert differences(before, collect(worked)["postgresql"]) == []
@@ -129,9 +129,9 @@ def test_services_have_no_part_in_it(worked):
         assert sql(worked, f"SELECT has_schema_privilege('{role}', 'terrace', 'USAGE')", DATABASE) == "f"
 
 
-def test_the_summary_is_printed(worked, folder):
-    done = query_report(f"OUT={folder}/again.html")
+def test_the_summary_is_printed(worked, tmp_path):
+    done = query_report(f"OUT={tmp_path}/again.html")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "orders: Add an index on advised: owner: saves about" in done.stdout
     assert done.stdout.rstrip().endswith("again.html")
-    assert Path(folder, "again.html").stat().st_size > 10_000
+    assert Path(tmp_path, "again.html").stat().st_size > 10_000
