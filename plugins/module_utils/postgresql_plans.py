@@ -127,7 +127,8 @@ def read(explained: list[Mapping[str, Any]]) -> Plan:
                     alone = len(aliases) == 1 and "." not in output
                     _add_sort(plan, [f"{next(iter(aliases))}.{output[4:-1]}" if alone else output[4:-1]], aliases)
         scan = "Alias" in node and node["Node Type"] != "ModifyTable"
-        if scan and len(aliases) == 1:
+        # A function, or a list of values, is read by an alias, too.
+        if scan and aliases == {node["Alias"]}:
             plan.used[node["Alias"]] |= {word for text in _outputs(top) for word in _words(text)}
         shown = [] if scan and depth else node.get("Output", [])
         for text in [*texts, *keys, *shown]:

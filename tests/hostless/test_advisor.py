@@ -168,6 +168,13 @@ def test_an_index_that_there_is_is_no_candidate():
     assert not known(Index(ORDERS, (Part("customer_id"),), where="paid"), table)
 
 
+def test_a_function_that_is_read_from_is_no_table():
+    plan = read(json.loads((Path(__file__).parent / "data/plan-function.json").read_text()))
+    assert plan.relations == {"u": ORDERS}
+    assert list(plan.used) == ["u"]
+    assert "id" in plan.used["u"]
+
+
 def test_columns_are_carried_where_they_are_few_and_narrow():
     plan = read(PLANS["joined"]["explained"])
     index = carrying(Index(ITEMS, (Part("order_id"),)), plan, tables()[ITEMS])
