@@ -210,11 +210,12 @@ def unbounded(statements: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str
     return found
 
 
-def pasted(service: str, entry: Mapping[str, Any]) -> str:
-    """Return the lines of a service's file that declare an index.
+def pasted(service: str, database: str, entry: Mapping[str, Any]) -> str:
+    """Return the lines that declare an index: of a service's file, or of the environment's.
 
     Parameters:
         service: the service; empty for a database of no service.
+        database: the database's name.
         entry: of the advice, with `schema`, `table` and `declared`.
     """
 
@@ -241,13 +242,13 @@ def pasted(service: str, entry: Mapping[str, Any]) -> str:
     }
     table = entry["table"] if entry["schema"] == "public" else f"{entry['schema']}.{entry['table']}"
     content: dict[str, Any] = {"indexes": {table: [declared]}}
-    content = {"database": content} if service else content
+    content = {"database": content} if service else {"databases": {database: content}}
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, width=150, allow_unicode=True)
 
 
-def file_of(service: str, database: str) -> str:
-    """Return where an index of a database is declared."""
-    return f"services/{service}.yml" if service else f"`databases:` of the environment, {database}"
+def file_of(service: str) -> str:
+    """Return where an index of a service's database is declared, or of one of no service."""
+    return f"services/{service}.yml" if service else "the environment's group_vars/all/main.yml"
 
 
 # The report
@@ -346,8 +347,8 @@ def _database(
             {
                 **each,
                 "queries": queries,
-                "file": file_of(service, name),
-                "lines": pasted(service, each),
+                "file": file_of(service),
+                "lines": pasted(service, name, each),
                 "share": each["saved_ms"] / total if total else 0,
             }
         )

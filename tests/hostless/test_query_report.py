@@ -287,12 +287,13 @@ def test_findings_come_in_the_order_of_their_urgency():
 
 
 def test_lines_to_paste_are_a_services():
-    text = pasted("orders", ADVICE["databases"]["orders"]["advice"][0])
+    text = pasted("orders", "orders", ADVICE["databases"]["orders"]["advice"][0])
     assert text == (
         "database:\n  indexes:\n    orders:\n      - columns: [b, {column: c, order: desc}]\n        include: [d]\n"
     )
     other = {"schema": "audit", "table": "log", "declared": {"columns": ["a"], "where": "b IS NULL"}}
-    assert yaml.safe_load(pasted("", other)) == {"indexes": {"audit.log": [{"columns": ["a"], "where": "b IS NULL"}]}}
+    wanted = {"audit.log": [{"columns": ["a"], "where": "b IS NULL"}]}
+    assert yaml.safe_load(pasted("", "reports", other)) == {"databases": {"reports": {"indexes": wanted}}}
 
 
 def test_the_summary_says_what_to_do():
