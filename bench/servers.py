@@ -156,14 +156,6 @@ def ready(at: load.Place, path: str) -> bool:
         return False
 
 
-def memory(unit: str) -> float:
-    """Return the megabytes that all processes of a unit of NODE take, shared pages divided among those who share."""
-    shown = lab.Host(NODE).run(
-        f'grep -lsF "/{unit}.service" /proc/[0-9]*/cgroup | sed "s/cgroup$/smaps_rollup/" | xargs cat'
-    )
-    return sum(int(size) for size in re.findall(r"(?m)^Pss:\s+(\d+) kB", shown)) / 1024
-
-
 def measure(connections: int = 32) -> dict:
     """Return rate, latency, processor time and memory of each server on each route."""
     rows = ways.Rows()
@@ -180,7 +172,7 @@ def measure(connections: int = 32) -> dict:
                     if number >= 0:
                         rows.add(seen, route=name, way=server)
         for (service, server), unit in names.items():
-            kept.setdefault(server, {})[service] = memory(unit)
+            kept.setdefault(server, {})[service] = stack.memory(NODE, unit)
     workers = {service: lab.SERVICES[service].get("workers", "auto") for service in SERVICES}
     return {
         "connections": connections,
