@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import yaml
 
 import published
+import recovery
 import results
 import ways
 from stack import lab
@@ -58,18 +59,17 @@ def configuration(settings: Mapping[str, object]) -> str:
     return "".join(f"{name} = '{value}'\n" for name, value in quoted.items())
 
 
-def seen(printed: str) -> dict[str, float]:
-    """Return what pgbench measured: `rate` of transactions a second, and their `mean` in ms.
+def rate(printed: str) -> float:
+    """Return how many transactions a second pgbench measured.
 
     Errors:
         ValueError, where one failed, or it did not say.
     """
-    rate = re.search(r"(?m)^tps = ([\d.]+) \(without initial connection time\)", printed)
-    mean = re.search(r"(?m)^latency average = ([\d.]+) ms", printed)
+    found = re.search(r"(?m)^tps = ([\d.]+) \(without initial connection time\)", printed)
     failed = re.search(r"(?m)^number of failed transactions: (\d+) ", printed)
-    if not rate or not mean or not failed or int(failed[1]):
+    if not found or not failed or int(failed[1]):
         raise ValueError(f"pgbench did not end well:\n{printed}")
-    return {"rate": float(rate[1]), "mean": float(mean[1])}
+    return float(found[1])
 
 
 @contextmanager
@@ -97,10 +97,10 @@ def instance(run: Runner, settings: Mapping[str, object], checksums: bool, scale
         run(remove, 120)
 
 
-def loaded(run: Runner, kind: str, clients: int, seconds: float) -> dict[str, float]:
-    """Return what pgbench measured with some clients on the instance that runs."""
+def loaded(run: Runner, kind: str, clients: int, seconds: float) -> float:
+    """Return how many transactions a second some clients had of the instance that runs."""
     words = f"{KINDS[kind]} --client={clients} --jobs={min(clients, 2)} --time={seconds:.0f} --no-vacuum"
-    return seen(run(f"{BIN}/pgbench -h {PLACE} -U postgres {words} postgres", seconds + 120))
+    return rate(run(f"{BIN}/pgbench -h {PLACE} -U postgres {words} postgres", seconds + 120))
 
 
 def turn(run: Runner, settings: Mapping[str, object], checksums: bool, scale: int, seconds: float) -> list[dict]:
@@ -108,7 +108,7 @@ def turn(run: Runner, settings: Mapping[str, object], checksums: bool, scale: in
     with instance(run, settings, checksums, scale):
         loaded(run, "select-only", 8, WARM_SECONDS)
         return [
-            {"kind": kind, "clients": clients, **loaded(run, kind, clients, seconds)}
+            {"kind": kind, "clients": clients, "rate": loaded(run, kind, clients, seconds)}
             for kind in KINDS
             for clients in CLIENTS
         ]
@@ -145,9 +145,15 @@ def compared(run: Runner, tried: Mapping[str, dict], rounds: int, scale: int, se
         for name in names[number % len(names) :] + names[: number % len(names)]:
             its = tried[name]
             for found in turn(run, its["settings"], its["checksums"], scale, seconds):
-                rows[found["kind"], found["clients"], name]["rounds"].append({k: found[k] for k in ("rate", "mean")})
+                rows[found["kind"], found["clients"], name]["rounds"].append({"rate": found["rate"]})
                 results.say(f"{name}, {found['kind']}, {found['clients']} clients: {found['rate']:.0f}/s")
     return list(rows.values())
+
+
+def room(host: lab.Host) -> tuple[int, int]:
+    """Return how many bytes the volume of a database host has, and how many of them are free."""
+    size, free = host.run("df --block-size=1 --output=size,avail /var/lib/postgresql | tail -1").split()
+    return int(size), int(free)
 
 
 def measure() -> dict:
@@ -156,8 +162,10 @@ def measure() -> dict:
     leader = lab.primary().name
     name = next((other for other in lab.GROUPS["database"] if other != leader), leader)
     host = lab.Host(name)
-    disk, free = map(int, host.run("df --block-size=1 --output=size,avail /var/lib/postgresql | tail -1").split())
-    assert free >= ROOM_BYTES, f"{name} has {free / 1e9:.1f} GB free; {ROOM_BYTES / 1e9:.1f} are needed for the data"
+    if room(host)[1] < ROOM_BYTES:
+        recovery.make_room()
+    disk, free = room(host)
+    assert free >= ROOM_BYTES, f"{name} has {free / 1e9:.1f} GB free for PostgreSQL; {ROOM_BYTES / 1e9:.1f} are needed"
     terrace = kept(json.loads(lab.sql(host, CLUSTERS)))
     cpus, memory = size["host_cpus"], size["host_memory_mb"]
     tried = candidates(terrace, cpus, memory, disk)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from landscape import ROOT, Landscape
 
@@ -19,10 +20,14 @@ sys.path.insert(0, str(ROOT / "bench"))
 import advice
 import balancer
 import load
+import poolers
+import published
+import queries
 import results
 import runs
 import scale
 import servers
+import settings
 import stack
 
 PAGE = (ROOT / "docs/benchmarks.md").read_text()
@@ -179,7 +184,13 @@ def test_each_host_is_asked_for_its_address_once(tmp_path):
     assert asked.count("database1") <= 4
 
 
-@pytest.mark.parametrize("part", ["data", "ways", "cache", "compression", "connections", "servers", "runs", "scale"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("data", "ways", "cache", "compression", "connections", "servers", "runs", "scale"),
+        *("settings", "poolers", "queries", "indexes"),
+    ],
+)
 def test_the_page_has_a_place_for_every_part(part):
     assert PAGE.count(f"<!-- bench: {part} -->") == 1
 
@@ -253,3 +264,152 @@ def test_all_that_the_advisor_is_judged_by_is_sent():
     tables = re.findall(r'tables\("(\w+)"', texts[0])
     assert sorted(tables) == ["pgbench", "tpcc", "tpch"]
     assert {f"bench/workloads/{name}.sql" for name in tables} <= set(advice.FILES)
+
+
+def test_a_cluster_s_settings_are_those_of_one_server():
+    """What Terrace sets is measured, but for where a server is, whom it lets in and whom it sends to."""
+    derived = yaml.safe_load((ROOT / "roles/patroni/vars/main.yml").read_text())["__patroni_derived"]
+    told = dict.fromkeys(derived, "1") | {"primary_conninfo": "x", "hba_file": "x", "synchronous_standby_names": "*"}
+    left = set(told) - set(settings.kept(told))
+    assert left == {
+        *("ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file", "unix_socket_directories", "archive_command"),
+        *("primary_conninfo", "hba_file", "synchronous_standby_names"),
+    }
+
+
+def test_an_instance_s_own_settings_come_last():
+    lines = settings.configuration({"log_line_prefix": "it's %p ", "fsync": "off"}).splitlines()
+    assert lines[0] == "log_line_prefix = 'it''s %p '"
+    assert "fsync = 'on'" in lines
+    assert "fsync = 'off'" not in lines
+    assert "listen_addresses = ''" in lines
+
+
+def test_what_others_publish_follows_the_host():
+    small, large = published.autobase(2, 4096), published.autobase(32, 65536)
+    assert (small["shared_buffers"], small["effective_cache_size"]) == ("1024MB", "3072MB")
+    assert (small["max_worker_processes"], large["max_worker_processes"]) == (16, 32)
+    assert large["max_parallel_workers"] == 16
+    small, large = published.pigsty(2, 4096, 8 * 1024**3), published.pigsty(32, 524288, 4000 * 1024**3)
+    assert (small["shared_buffers"], small["work_mem"], small["max_wal_size"]) == ("1024MB", "64MB", "4GB")
+    assert (large["shared_buffers"], large["work_mem"], large["max_wal_size"]) == ("131072MB", "262MB", "400GB")
+    assert (small["max_worker_processes"], large["max_worker_processes"]) == (24, 48)
+    assert (small["max_parallel_workers_per_gather"], large["max_parallel_workers_per_gather"]) == (2, 6)
+
+
+PGBENCH = """transaction type: <builtin: select only>
+number of failed transactions: {failed} (0.000%)
+latency average = 0.123 ms
+initial connection time = 12.345 ms
+tps = 8123.456 (without initial connection time)
+"""
+
+
+def test_pgbench_is_understood():
+    assert settings.rate(PGBENCH.format(failed=0)) == 8123.456
+    for wrong in (PGBENCH.format(failed=1), "pgbench: error: connection to server failed\n"):
+        with pytest.raises(ValueError, match="pgbench did not end well"):
+            settings.rate(wrong)
+
+
+def test_instances_take_turns_and_are_removed():
+    """Each candidate is as often first; whatever happens to it, its data go."""
+    asked = []
+
+    def run(command: str, timeout: float) -> str:
+        asked.append(command)
+        return PGBENCH.format(failed=0)
+
+    tried = {name: {"settings": {"work_mem": name}, "checksums": name == "b"} for name in "abc"}
+    rows = settings.compared(run, tried, 3, 7, 1)
+    assert [row["way"] for row in rows[:3]] == ["a", "b", "c"]
+    assert {len(row["rounds"]) for row in rows} == {3}
+    made = [re.search("work_mem = '(.)'", command.replace("'\"'\"'", "'")) for command in asked]
+    assert "".join(found[1] for found in made if found) == "abcbcacab"
+    assert sum("--data-checksums" in command for command in asked) == 3
+    assert "rm -rf" in asked[-1]
+
+    def fails(command: str, timeout: float) -> str:
+        asked.append(command)
+        assert "--initialize" not in command, "no room"
+        return ""
+
+    with pytest.raises(AssertionError, match="no room"):
+        settings.turn(fails, {}, True, 1, 1)
+    assert "-m immediate" in asked[-1]
+    assert "rm -rf" in asked[-1]
+
+
+def test_clients_are_spread_and_put_together():
+    assert poolers.shares(1000, 3) == [334, 333, 333]
+    assert poolers.shares(2, 3) == [1, 1, 0]
+    one = {"connected": 9, "refused": {"too many": 2}, "failed": {}, "took_ms": [1.0] * 50}
+    other = {"connected": 8, "refused": {"too many": 1, "away": 1}, "failed": {"gone": 1}, "took_ms": [3.0] * 50}
+    found = poolers.together([one, other], 10)
+    assert found == {
+        "connected": 17, "refused": {"too many": 3, "away": 1}, "failed": {"gone": 1},
+        "rate": 10, "p50": 2.0, "p99": 3.0,
+    }  # fmt: skip
+    none = poolers.together([one | {"took_ms": []}], 10)
+    assert (none["rate"], none["p50"], none["p99"]) == (0, None, None)
+
+
+def test_clients_stay_within_bounds():
+    """What they are told fits what the program takes; it comes by standard input, so no file is left on a node."""
+    text = (ROOT / "bench/clients.py").read_text()
+    most, longest = (int(re.search(rf"(?m)^{name} = (\d+)$", text)[1]) for name in ("MOST", "LONGEST"))
+    assert most >= poolers.CLIENTS
+    assert longest >= max(poolers.CONNECT_SECONDS, poolers.ASK_SECONDS)
+    command = poolers.command(334, 1700000000.0, ("10.77.0.41", "5432", poolers.CA_FILE))
+    assert command.endswith(f" python - 334 1700000000.0 {poolers.ASK_SECONDS} 10.77.0.41 5432 {poolers.CA_FILE}")
+
+
+def of(name: str) -> dict:
+    """Return what a service's file says."""
+    return yaml.safe_load((ROOT / f"services/{name}.yml").read_text())
+
+
+def test_every_declared_query_is_tried_without_its_index():
+    services = {name: of(name) for name in queries.SERVICES}
+    found = list(queries.declared(services))
+    assert [each.name for each in found if each.service == "orders"] == list(services["orders"]["database"]["queries"])
+    assert [each.name for each in found if each.service == "users"] == list(services["users"]["database"]["queries"])
+    assert all(each.without for each in found)
+    report = queries.report(services["orders"], "2026-11-01 00:00:00+00")
+    assert report.without == ("orders_created_at_total_cents_idx",)
+
+
+def test_nothing_is_dropped_for_good():
+    query = queries.Query("orders", "one", "SELECT id FROM orders WHERE user_id = $1 AND $2", (42, True), ("a_idx",))
+    lines = queries.script(query, ["DROP INDEX a_idx"]).splitlines()
+    dropped = lines.index("DROP INDEX a_idx;")
+    assert lines.index("BEGIN;") < dropped < lines.index("ROLLBACK;") == len(lines) - 1
+    assert lines.count("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE tried('42', 'true');") == queries.RUNS + 1
+    assert not any("COMMIT" in line for line in lines)
+    assert [queries.literal(value) for value in (None, False, "it's", 1.5)] == ["NULL", "'false'", "'it''s'", "'1.5'"]
+
+
+def plans(index: str, count: int) -> str:
+    """Return what psql prints of so many plans."""
+    scan = {"Node Type": "Index Scan", "Relation Name": "orders", "Index Name": index}
+    top = {"Node Type": "Limit", "Shared Hit Blocks": 3, "Shared Read Blocks": 1, "Plans": [scan]}
+    return "\n".join(json.dumps([{"Plan": top, "Execution Time": 1.5 + number}], indent=1) for number in range(count))
+
+
+def test_plans_are_understood():
+    found = queries.seen(plans("a_idx", queries.RUNS + 1))
+    assert len(found) == queries.RUNS
+    assert found[0] == {"ms": 2.5, "buffers": 4, "nodes": ["Index Scan on a_idx"]}
+    with pytest.raises(ValueError, match="1 plans, not"):
+        queries.seen(plans("a_idx", 1))
+
+
+def test_an_index_that_is_not_gone_is_told():
+    query = queries.Query("orders", "one", "SELECT 1", (), ("a_idx",))
+
+    def run(used: str):
+        return lambda sql, _: "DROP INDEX a_idx" if "coalesce" in sql else plans(used, queries.RUNS + 1)
+
+    assert len(queries.tried(run("b_idx"), query)["without"]) == queries.RUNS
+    with pytest.raises(AssertionError, match="orders one still used a_idx"):
+        queries.tried(run("a_idx"), query)
