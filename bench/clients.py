@@ -37,9 +37,9 @@ def direct(url: str, address: str, port: int, ca_file: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return why a connection was refused: what the server said, without what libpq says of the way to it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rpartition("FATAL:")[2].strip() if lines else type(error).__name__
+    """Return why a client was not served: what the server said last, or the first line of what else there is."""
+    text = str(error).rpartition("FATAL:")[2].strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 async def client(where: str, room: asyncio.Semaphore, begin: float, end: float, told: dict) -> None:

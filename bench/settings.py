@@ -28,7 +28,7 @@ CLIENTS = (1, 8, 32, 64)
 SCALE = 70
 WARM_SECONDS = 3
 # Data and WAL of one instance at most.
-ROOM_BYTES = 6 * 1024**3
+ROOM_BYTES = 4 * 1024**3
 KINDS = {"select-only": "--select-only", "TPC-B-like": ""}
 # Runs a shell command as the user postgres and returns what it printed: the command, and at most so many seconds.
 Runner = Callable[[str, float], str]
