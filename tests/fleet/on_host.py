@@ -85,7 +85,8 @@ def units():
             continue
         if NOW_AND_THEN.match(name):
             continue
-        found[slot(name) + " now"] = [load, active, sub]
+        # A timer "runs" while what it starts does, which comes and goes.
+        found[slot(name) + " now"] = [load, active, "waiting" if name.endswith(".timer") and sub == "running" else sub]
     return found
 
 
@@ -188,19 +189,20 @@ def postgresql():
     }
 
 
-print(
-    json.dumps(
-        {
-            "files": files(),
-            "releases": releases(),
-            "units": units(),
-            "problems": record_problems(),
-            "processes": processes(),
-            "daemons": daemons(),
-            "postgresql": postgresql(),
-            "packages": sorted(
-                run("dpkg-query", "--show", "--showformat=${Package} ${Version} ${Status}\n").splitlines()
-            ),
-        }
+if __name__ == "__main__":
+    print(
+        json.dumps(
+            {
+                "files": files(),
+                "releases": releases(),
+                "units": units(),
+                "problems": record_problems(),
+                "processes": processes(),
+                "daemons": daemons(),
+                "postgresql": postgresql(),
+                "packages": sorted(
+                    run("dpkg-query", "--show", "--showformat=${Package} ${Version} ${Status}\n").splitlines()
+                ),
+            }
+        )
     )
-)
