@@ -159,8 +159,8 @@ backups: setup ## List what can be restored (FORMAT=json, ENV=)
 .PHONY: database-drop
 database-drop: setup ## Drop a database that is no longer declared, with its roles (NAME=reports, CONFIRM=reports, FORCE=1, ENV=; NAME=? lists them)
 	@$(if $(NAME),,echo "terrace: say which: make database-drop NAME=reports; NAME=? lists what is not declared" >&2; exit 1)
-	@$(ANSIBLE) playbooks/database_drop.yml --extra-vars='{"database_drop_name": "$(NAME)", "database_drop_confirm": "$(CONFIRM)", \
-	    "database_drop_force": $(if $(FORCE),true,false)}'
+	@$(ANSIBLE) playbooks/database_drop.yml --extra-vars='{"database_drop_name": "$(NAME)", "database_drop_confirm": "$(CONFIRM)"}' \
+	    --extra-vars='{"database_drop_force": $(if $(FORCE),true,false)}'
 
 .PHONY: drain undrain
 drain: setup ## Have an app node's peers answer, for one service or all, until undrain (HOST=app2, SERVICE=, WAIT=30, FORCE=1, ENV=)

@@ -246,3 +246,18 @@ def test_mitogen_gives_a_dead_host_up_as_soon_as_ansible_does():
     assert (told["mitogen_ssh_keepalive_interval"], told["mitogen_ssh_keepalive_count"]) == tuple(
         map(int, ssh.groups())
     )
+
+
+def test_no_recipe_breaks_a_line_within_quotes():
+    """The shell would keep the backslash there, and who gets the text would not understand it."""
+    broken, quotes = [], 0
+    for line in (ROOT / "Makefile").read_text().splitlines():
+        if not line.startswith("\t"):
+            quotes = 0
+            continue
+        quotes += line.replace("'\\''", "").count("'")
+        if line.endswith("\\") and quotes % 2:
+            broken.append(line.strip())
+        if not line.endswith("\\"):
+            quotes = 0
+    assert broken == []
