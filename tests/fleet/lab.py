@@ -101,6 +101,18 @@ def environment() -> dict[str, str]:
     return mine | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 
 
+def make(target: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the Makefile's on the environment as users do, whatever a make above has set."""
+    return subprocess.run(
+        ["make", target, f"ENV={os.path.relpath(INVENTORY, ROOT)}", *words],
+        cwd=ROOT,
+        env={name: value for name, value in environment().items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def kill_family(pid: int) -> None:
     """Kill a process and all that descend from it: Ansible's workers have sessions of their own."""
     parents = {}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,19 +40,6 @@ FRESH = "SELECT pg_stat_force_next_flush(); SELECT pg_stat_reset_single_table_co
 FORGET = "SELECT pg_stat_statements_reset(0, oid) FROM pg_database WHERE datname = 'orders'"
 
 
-def query_report(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run `make query-report` as users do."""
-    clean = {name: value for name, value in lab.environment().items() if not name.startswith("MAKE")}
-    return subprocess.run(
-        ["make", "query-report", f"ENV={os.path.relpath(lab.INVENTORY, lab.ROOT)}", *words],
-        cwd=lab.ROOT,
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def worked() -> Iterator[lab.Host]:
     """Have a table and a workload of this test's alone; the primary's host. Both are gone afterwards."""
@@ -74,7 +59,7 @@ def worked() -> Iterator[lab.Host]:
 def told(worked, tmp_path_factory) -> tuple[dict, str, str]:
     """Return the report as data, what was printed of it, and the page; nothing of the cluster changed for it."""
     before, folder = collect(worked)["postgresql"], tmp_path_factory.mktemp("report")
-    done = query_report("FORMAT=json", f"OUT={folder}/report.html")
+    done = lab.make("query-report", "FORMAT=json", f"OUT={folder}/report.html")
     assert done.returncode == 0, done.stdout + done.stderr
     assert differences(before, collect(worked)["postgresql"]) == []
     return json.loads(done.stdout), done.stdout + done.stderr, Path(folder, "report.html").read_text()
@@ -130,7 +115,7 @@ def test_services_have_no_part_in_it(worked):
 
 
 def test_the_summary_is_printed(worked, tmp_path):
-    done = query_report(f"OUT={tmp_path}/again.html")
+    done = lab.make("query-report", f"OUT={tmp_path}/again.html")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "orders: Add an index on advised: owner: saves about" in done.stdout
     assert done.stdout.rstrip().endswith("again.html")

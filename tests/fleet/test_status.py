@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 
 import pytest
@@ -24,21 +22,8 @@ def mended():
     lab.wait_until_healthy(timeout=120)
 
 
-def make(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run `make status` as users do."""
-    clean = {name: value for name, value in lab.environment().items() if not name.startswith("MAKE")}
-    return subprocess.run(
-        ["make", "status", f"ENV={os.path.relpath(lab.INVENTORY, lab.ROOT)}", *words],
-        cwd=lab.ROOT,
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_it_shows_each_host_and_each_service():
-    done = make()
+    done = lab.make("status")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["HOST", "ADDRESS", "ROLES", "VERSIONS", "CERT", "DISK"]
@@ -66,7 +51,7 @@ def test_it_knows_who_is_what(hosts, healthy):
 
 
 def test_its_data_is_all_that_it_prints():
-    done = make("FORMAT=json")
+    done = lab.make("status", "FORMAT=json")
     assert done.stdout.startswith("{")
     assert done.stdout.rstrip().endswith("}")
 
