@@ -11,6 +11,10 @@ recall are of.
 PostgreSQL is the one that libpq's variables lead to (PGHOST, PGUSER, ...), as a superuser, with hypopg and
 pg_stat_statements; the databases bench_advisor_* are made there and dropped in the end. It needs psycopg2 and nothing
 else. `bench/run advisor` runs it on the lab's primary. SCALE (1) makes the tables so many times as large.
+
+`bench/advisor.py OUT.json --fill` fills the databases bench_pgbench, bench_tpcc and bench_tpch, which are there
+already, each with an owner (bench_pgbench_owner, ...), times the workloads and leaves their statistics to be read;
+`--time` times them again. So `bench/run advisor` tries what `make query-report` advises and `site.yml` makes.
 """
 
 from __future__ import annotations
@@ -272,12 +276,14 @@ class Bench:
 
     Parameters:
         workload: which.
+        declared: whether its database is there already, declared in an environment; otherwise it is made.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, declared: bool = False) -> None:
         self.workload = workload
-        self.database = f"bench_advisor_{workload.name}"
-        self._administer(f"DROP DATABASE IF EXISTS {self.database}", f"CREATE DATABASE {self.database}")
+        self.database = f"bench_{workload.name}" if declared else f"bench_advisor_{workload.name}"
+        if not declared:
+            self._administer(f"DROP DATABASE IF EXISTS {self.database}", f"CREATE DATABASE {self.database}")
         self.connection = self.connect()
         chance = random.Random(42)  # noqa: S311 (it has to be the same each time)
         self.values = {
@@ -306,10 +312,22 @@ class Bench:
 
     def fill(self) -> None:
         """Make the tables, and what the advisor needs."""
-        self.run("SELECT setseed(0.42)")
-        self.run(self.workload.schema)
+        self._fill()
         self.run("CREATE SCHEMA terrace")
         self.run("CREATE EXTENSION hypopg SCHEMA terrace")
+
+    def fill_declared(self) -> None:
+        """Make the tables as the owner of a declared database, as a migration would."""
+        left = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+        for (table,) in self.run(left):
+            self.run(f"DROP TABLE {table} CASCADE")
+        self.run(f"SET ROLE {self.database}_owner")
+        self._fill()
+
+    def _fill(self) -> None:
+        self.run("SELECT setseed(0.42)")
+        self.run(self.workload.schema)
+        self.run("RESET ROLE")
         self.run("VACUUM ANALYZE")
         self.run("CHECKPOINT")
 
@@ -354,20 +372,26 @@ class Bench:
             for _ in range(max(1, round(statement.weight * min(statement.samples, 4)))):
                 self.once(statement, statement.values(chance))
 
-    def advised(self) -> tuple[dict[str, Any], float]:
-        """Return what the advisor says of the workload, and how many seconds it took."""
+    def counted(self) -> float:
+        """Run the workload so that its statistics are of nothing else, and return how many seconds that took."""
         reset = "SELECT pg_stat_statements_reset(0, (SELECT oid FROM pg_database WHERE datname = %s))"
         other = self.connect("postgres")
         other.cursor().execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         other.cursor().execute(reset, (self.database,))
+        other.close()
         # What this session has not told yet would be counted after the reset.
         self.run("SELECT pg_stat_force_next_flush()")
         self.run("SELECT pg_stat_reset()")
         start = time.time()
         self.work()
-        other.cursor().execute("SELECT pg_stat_force_next_flush()")
         self.run("SELECT pg_stat_force_next_flush()")
-        seconds = time.time() - start
+        return time.time() - start
+
+    def advised(self) -> tuple[dict[str, Any], float]:
+        """Return what the advisor says of the workload, and how many seconds it took."""
+        start = time.time()
+        seconds = self.counted()
+        other = self.connect("postgres")
         with other:
             told = postgresql_statistics.statements(postgresql_statistics.Reader(other))
         other.close()
@@ -564,15 +588,40 @@ def entry_ms() -> float:
         bench.drop()
 
 
+def filled(workload: Workload) -> dict[str, float]:
+    """Fill a declared database, and return the milliseconds of each statement and of a `round`."""
+    say(f"{workload.name}: filling")
+    bench = Bench(workload, declared=True)
+    bench.fill_declared()
+    bench.work()
+    taken = bench.timed()
+    bench.counted()
+    return {**taken, "round": bench.total(taken)}
+
+
+def timed_again(workload: Workload) -> dict[str, float]:
+    """Return what `filled` returned, of what the database has become since."""
+    say(f"{workload.name}: timing")
+    bench = Bench(workload, declared=True)
+    bench.run("VACUUM ANALYZE")
+    taken = bench.timed()
+    return {**taken, "round": bench.total(taken)}
+
+
 def main() -> None:
     """Judge the advisor on the workloads that are named, or on all, and write what came of it."""
-    if len(sys.argv) < 2 or set(sys.argv[2:]) - set(WORKLOADS):
+    modes = {"--fill": filled, "--time": timed_again}
+    names = sys.argv[2:]
+    mode = names.pop(0) if names and names[0] in modes else ""
+    if len(sys.argv) < 2 or set(names) - set(WORKLOADS):
         sys.exit(__doc__)
-    names = sys.argv[2:] or list(WORKLOADS)
+    names = names or list(WORKLOADS)
     start = time.time()
-    found: dict[str, Any] = {"scale": SCALE, "entry_ms": entry_ms(), "workloads": {}}
+    found: dict[str, Any] = {"scale": SCALE, "workloads": {}}
+    if not mode:
+        found["entry_ms"] = entry_ms()
     for name in names:
-        found["workloads"][name] = judge(WORKLOADS[name])
+        found["workloads"][name] = modes.get(mode, judge)(WORKLOADS[name])
     found["seconds"] = time.time() - start
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")
 

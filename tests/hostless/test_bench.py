@@ -266,6 +266,16 @@ def test_all_that_the_advisor_is_judged_by_is_sent():
     assert {f"bench/workloads/{name}.sql" for name in tables} <= set(advice.FILES)
 
 
+def test_what_the_report_says_is_pasted_as_it_stands():
+    """Lines of another database, or for a service's file, are no user's to paste there."""
+    lines = "databases:\n  bench_tpcc:\n    indexes:\n      orders:\n        - columns: [o_c_id]\n"
+    pasted = advice.declared({"bench_tpcc": {}, "bench_tpch": {}}, {"bench_tpcc": [{"lines": lines}] * 2})
+    assert pasted == {"bench_tpcc": {"indexes": {"orders": [{"columns": ["o_c_id"]}] * 2}}, "bench_tpch": {}}
+    for wrong in (lines.replace("tpcc", "tpch"), lines.replace("databases", "database")):
+        with pytest.raises(AssertionError):
+            advice.declared({"bench_tpcc": {}}, {"bench_tpcc": [{"lines": wrong}]})
+
+
 def test_a_cluster_s_settings_are_those_of_one_server():
     """What Terrace sets is measured, but for where a server is, whom it lets in and whom it sends to."""
     derived = yaml.safe_load((ROOT / "roles/patroni/vars/main.yml").read_text())["__patroni_derived"]
