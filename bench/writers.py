@@ -20,7 +20,8 @@ import psycopg2
 SAMPLE_SECONDS = 0.02
 NAME = "bench_writer"
 WAITING = """
-SELECT pid, query_start, wait_event FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'
+SELECT pid, query_start, wait_event_type, wait_event FROM pg_stat_activity
+WHERE application_name = %s AND state = 'active' AND wait_event IS NOT NULL
 """
 
 
@@ -49,25 +50,35 @@ def watch(socket: str, database: str, file: Path) -> dict[str, Any]:
 
     A wait that is seen in some looks in a row may have begun just after the one before, and have ended just before the
     next: it is told as long as it may have been. What is shorter than the time between two looks may be missed, so the
-    longest of these times is told, too.
+    longest of these times is told, too; and the longest wait for anything, with its name.
     """
     connection = psycopg2.connect(host=socket, dbname=database, user="postgres")
     connection.autocommit = True
     cursor = connection.cursor()
     since: dict[tuple, float] = {}
     seen: dict[str, int] = {}
-    longest, gap, looks, before = 0.0, 0.0, 0, time.monotonic()
+    longest, other, gap, looks, before = 0.0, (0.0, ""), 0.0, 0, time.monotonic()
     while not file.exists():
         cursor.execute(WAITING, (NAME,))
         rows, now = cursor.fetchall(), time.monotonic()
         looks, gap = looks + 1, max(gap, now - before)
-        since = {(pid, begun): since.get((pid, begun), before) for pid, begun, _ in rows}
-        for _, _, kind in rows:
-            seen[kind] = seen.get(kind, 0) + 1
-        longest = max([longest, *(now + SAMPLE_SECONDS - begun for begun in since.values())])
+        since = {row: since.get(row, before) for row in rows}
+        for (_, _, kind, event), begun in since.items():
+            waited = now + SAMPLE_SECONDS - begun
+            other = max(other, (waited, f"{kind}: {event}"))
+            if kind == "Lock":
+                seen[event] = seen.get(event, 0) + 1
+                longest = max(longest, waited)
         before = now
         time.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - now)))
-    return {"longest_wait_ms": longest * 1000, "longest_gap_ms": gap * 1000, "seen_waiting": seen, "looks": looks}
+    return {
+        "longest_wait_ms": longest * 1000,
+        "longest_gap_ms": gap * 1000,
+        "seen_waiting": seen,
+        "longest_other_ms": other[0] * 1000,
+        "longest_other": other[1],
+        "looks": looks,
+    }
 
 
 def main() -> None:
