@@ -14,7 +14,7 @@ from lab import sql
 sys.path.insert(0, str(lab.ROOT / "plugins/filter"))
 from services import derive
 
-DECLARED = yaml.safe_load((lab.ROOT / "inventory/lab/group_vars/all/services.yml").read_text())["databases"]["reports"]
+DECLARED = yaml.safe_load((lab.INVENTORY / "group_vars/all/services.yml").read_text())["databases"]["reports"]
 # Runs a statement through the pooler of an app node, over TLS, as a process there would.
 THROUGH = """
 import sys, psycopg
