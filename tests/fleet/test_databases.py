@@ -90,10 +90,3 @@ def test_one_that_is_not_declared_is_dropped_when_its_name_is_said_and_nobody_is
     assert done.returncode == 0, done.stdout + done.stderr
     assert sql(forgotten, there) == "0"
     assert sql(forgotten, ROLES) == ""
-
-
-def test_one_that_is_declared_is_not_dropped():
-    done = lab.make("database-drop", "NAME=reports", "CONFIRM=reports", "FORCE=1")
-    assert done.returncode
-    assert "reports is declared" in done.stdout
-    assert sql(lab.primary(), "SELECT count(*) FROM pg_database WHERE datname = 'reports'") == "1"
