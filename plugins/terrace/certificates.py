@@ -1,9 +1,10 @@
-"""The certificate that clients see: what an environment declares of it, and everything wrong with that that is known without a host."""
+"""The certificate that clients see: what an environment declares of it, and what is wrong with that."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import itertools
 import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -42,8 +43,8 @@ Finding = tuple[str, str]
 def declared(given: Mapping[str, Any] | None, hostnames: list[str], folder: str) -> dict[str, Any]:
     """Return what an environment says of the certificate, every key filled in.
 
-    Beside the contract's keys it has `path`, where the certificate is on a host; `names` are all that it is good for, and
-    files are absolute.
+    Beside the contract's keys it has `path`, where the certificate is on a host; `names` are all that it is good for,
+    and files are absolute.
 
     Parameters:
         given: `tls` of the environment.
@@ -175,7 +176,10 @@ def _unissuable(name: str, public: bool) -> str:
     if "." not in name:
         return f"{name} has no dot, so no authority certifies it; give the whole name, as clients ask for it"
     if public and name.lower().endswith(tuple(f".{end}" for end in SPECIAL)):
-        return f"{name} is of a domain that nobody owns, which no public authority certifies; give a public name, or tls.directory of your own server"
+        return (
+            f"{name} is of a domain that nobody owns, so no public authority certifies it;"
+            " give a public name, or the tls.directory of your own server"
+        )
     return ""
 
 
@@ -222,19 +226,11 @@ def _files(
         return None, found
     if key is not None and key.public_key() != chain[0].public_key():
         behind = [number for number, each in enumerate(chain, 1) if each.public_key() == key.public_key()]
-        mend = (
-            f"the {behind[0]}. in the file is: put it first"
-            if behind
-            else "give the key that the certificate was made with"
-        )
+        mend = f"put its {behind[0]}. certificate first" if behind else "give the one that it was made with"
         found.append(("key", f"is not that of the certificate ({_subject(chain[0])}); {mend}"))
-    if isinstance(chain[0].public_key(), rsa.RSAPublicKey) and chain[0].public_key().key_size < 2048:
-        found.append(
-            (
-                "key",
-                f"is RSA with {chain[0].public_key().key_size} bits, which OpenSSL refuses; make one with 2048 or more",
-            )
-        )
+    public = chain[0].public_key()
+    if isinstance(public, rsa.RSAPublicKey) and public.key_size < 2048:
+        found.append(("key", f"is RSA with {public.key_size} bits, which OpenSSL refuses; make one of 2048 or more"))
     roots, said = _certificates(its["ca"], text) if its["ca"] else ([], "")
     if said:
         found.append(("ca", said))
@@ -250,10 +246,8 @@ def _key(file: str, text: Callable[[Path], str]) -> tuple[Any, str]:
     try:
         return serialization.load_pem_private_key(content, None), ""
     except TypeError:
-        return (
-            None,
-            f"{file} wants a passphrase, which no daemon could type; take it off, and encrypt the file with ansible-vault",
-        )
+        mend = "take it off, and encrypt the file with ansible-vault"
+        return None, f"{file} wants a passphrase, which no daemon could type; {mend}"
     except ValueError:
         return None, f"{file} has no private key in PEM form; give one that begins with -----BEGIN PRIVATE KEY-----"
 
@@ -284,25 +278,24 @@ def trusted() -> list[x509.Certificate]:
 
 def _chain(chain: list[x509.Certificate], roots: list[x509.Certificate]) -> Iterator[str]:
     """Tell of certificates that do not follow on each other up to an authority that clients know."""
-    for number, (lower, upper) in enumerate(zip(chain, chain[1:], strict=False), 1):
+    for number, (lower, upper) in enumerate(itertools.pairwise(chain), 1):
         if not _signed(lower, upper):
-            later = any(_signed(lower, each) for each in chain)
-            mend = (
-                "put them in order, each before the one that signed it"
-                if later
-                else f"put that of {lower.issuer.rfc4514_string()} there"
-            )
-            yield f"its {number}. certificate ({_subject(lower)}) is not signed by the one behind it ({_subject(upper)}); {mend}"
+            mend = f"put that of {lower.issuer.rfc4514_string()} there"
+            if any(_signed(lower, each) for each in chain):
+                mend = "put them in order, each before the one that signed it"
+            who = f"its {number}. certificate ({_subject(lower)})"
+            yield f"{who} is not signed by the one behind it ({_subject(upper)}); {mend}"
             return
     last = chain[-1]
     if len(chain) > 1 and _signed(last, last):
         return
     if len(chain) == 1 and _signed(last, last):
-        yield f"is signed by itself, which no client trusts; use tls.mode internal, or one of an authority"
+        yield "is signed by itself, which no client trusts; use tls.mode internal, or one of an authority"
     elif not any(_signed(last, root) for root in [*roots, *trusted()] if root.subject == last.issuer):
         yield (
-            f"ends with {_subject(last)}, and its authority {last.issuer.rfc4514_string()} is neither behind it nor one that this machine trusts;"
-            " append the certificates that your authority calls chain or intermediate, or name a private authority's file as tls.ca"
+            f"ends with {_subject(last)}, whose authority {last.issuer.rfc4514_string()} is neither behind it nor"
+            " trusted by this machine; append what your authority calls chain or intermediate, or name a private one's"
+            " file as tls.ca"
         )
 
 
