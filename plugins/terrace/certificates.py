@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import itertools
 import re
 import ssl
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -268,11 +270,9 @@ def trusted() -> list[x509.Certificate]:
     """Return the authorities that this machine trusts."""
     found = []
     for der in ssl.create_default_context().get_ca_certs(binary_form=True):
-        try:
+        # Some roots of old have what no standard allows any more, of which cryptography warns, or which it refuses.
+        with contextlib.suppress(ValueError), warnings.catch_warnings(action="ignore"):
             found.append(x509.load_der_x509_certificate(der))
-        except ValueError:
-            # A root of old with a serial number or a name that no standard allows: nobody's certificate is of it.
-            continue
     return found
 
 

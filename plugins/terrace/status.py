@@ -280,9 +280,9 @@ class Status:
 
     def _tls(self) -> Iterator[Problem]:
         """Tell of certificates that are late, refused, not taken up, or not the same on all load balancers."""
-        told = {host: host.get("tls") for host in self._of("loadbalancer") if host.get("tls")}
+        told = [(host, host.get("tls")) for host in self._of("loadbalancer") if host.get("tls")]
         see = "see `journalctl -u terrace-certificates` there"
-        for host, its in told.items():
+        for host, its in told:
             failure = its.get("failure")
             if its.get("lacking"):
                 why = f": {failure['text']}" if failure else ""
@@ -304,8 +304,8 @@ class Status:
                 )
         if self.mode == "internal" or not told:
             return
-        newest = max(told.values(), key=lambda its: its["placed"])
-        others = [host.name for host, its in told.items() if its["given"] != newest["given"]]
+        newest = max((its for _, its in told), key=lambda its: its["placed"])
+        others = [host.name for host, its in told if its["given"] != newest["given"]]
         if others and self.now - newest["placed"] > DIFFERENT:
             mend = see if self.mode == "acme" else SITE
             yield Problem(
