@@ -113,6 +113,10 @@ rotate = --extra-vars='{"rotate_name": "$(NAME)", "rotate_check": $(if $(CHECK),
     $(if $(WATCH),"deploy_watch": $(WATCH)$(comma)) "deploy_wait": $(or $(WAIT),0), \
     "deploy_who": "'$$(id -un)'", "deploy_origin": "'$$(uname -n)'"}'
 
+.PHONY: certificates
+certificates: setup ## Ask the ACME server now, whatever it refused before (ANEW=1: for a new one, since the key has leaked; ENV=)
+	@$(ANSIBLE) playbooks/certificates.yml --extra-vars=certificates_how=$(if $(ANEW),anew,force)
+
 .PHONY: unlock
 unlock: setup ## Break the lock of a deploy that is dead (ENV=)
 	@$(ANSIBLE) playbooks/unlock.yml

@@ -19,7 +19,12 @@ CHECKS = ("system", "memory", "disk", "clock", "address", "ports")
 
 
 def ports_wanted(
-    tiers: list[str], ports: Mapping[str, int], address: str, services: list[Mapping], needs: list[int]
+    tiers: list[str],
+    ports: Mapping[str, int],
+    address: str,
+    services: list[Mapping],
+    needs: list[int],
+    certificates: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the ports that a host's daemons listen on, each with its address and what wants it.
 
@@ -29,6 +34,7 @@ def ports_wanted(
         address: the host's own.
         services: those of `services_list` that run on the host.
         needs: local ports by which they reach other services.
+        certificates: whether load balancers exchange certificates.
     """
     own = [
         ("loadbalancer", "the load balancer", ("http", "https")),
@@ -42,6 +48,8 @@ def ports_wanted(
         ("app", "the node proxy", ("node_health",)),
     ]
     wanted = [(address, ports[name], by) for tier, by, names in own if tier in tiers for name in names]
+    if certificates and "loadbalancer" in tiers:
+        wanted += [(address, ports["certificates"], "the exchange of certificates")]
     if "app" in tiers:
         local = ("node_primary", "node_replica", "node_cache", "node_queue")
         wanted += [(address, service["port"], f"the service {service['name']}") for service in services]

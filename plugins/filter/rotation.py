@@ -215,14 +215,17 @@ def rotation_places(name: str, ports: Mapping[str, int]) -> list[dict]:
     return pooler + [{"port": ports[at], "database": database, "tls": True} for at in ("node_primary", "node_replica")]
 
 
-def rotation_ports(tiers: list[str], ports: Mapping[str, int]) -> list[dict]:
+def rotation_ports(tiers: list[str], ports: Mapping[str, int], mode: str = "internal", sharing: int = 1) -> list[dict]:
     """Return the ports of a host that show its certificate.
 
     Parameters:
         tiers: what the host is.
         ports: the table of ports.
+        mode: where the certificate comes from that clients see, which is the host's own with `internal` alone.
+        sharing: how many hosts share it.
     """
-    names = {"loadbalancer": ["https"], "database": ["patroni", "postgresql"], "etcd": ["etcd_client", "etcd_peer"]}
+    balancer = {"internal": ["https"], "acme": ["certificates"] if sharing > 1 else []}.get(mode, [])
+    names = {"loadbalancer": balancer, "database": ["patroni", "postgresql"], "etcd": ["etcd_client", "etcd_peer"]}
     return [
         {"name": name, "port": ports[name], "postgresql": name == "postgresql"}
         for tier in tiers

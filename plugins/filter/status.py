@@ -42,6 +42,7 @@ def status_asked(
     host: str,
     archives: bool = False,
     takers: list[str] | tuple[str, ...] = (),
+    tls: str = "internal",
 ) -> dict:
     """Return the parameters of `host_status` for a host.
 
@@ -58,9 +59,11 @@ def status_asked(
         host: its name.
         archives: whether databases hand their WAL to a repository.
         takers: the names of the hosts that take backups and prove them; the first is asked what there is.
+        tls: where the certificate comes from that load balancers show.
     """
     keepalived = ["keepalived"] if virtual_address else []
-    units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *keepalived]}
+    exchange = ["nginx-certificates", "terrace-certificates.timer"] if tls == "acme" else []
+    units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *keepalived, *exchange]}
     units["cache"] = [f"redis-server@{instance}" for instance in instances]
     packages = {**TIER_PACKAGES, "loadbalancer": [engine, *keepalived]}
     return {
@@ -69,6 +72,7 @@ def status_asked(
         "virtual_address": virtual_address,
         "engine": engine,
         "balancer_health": balancer_health,
+        "tls": tls,
         "ports": dict(ports),
         "services": [service["name"] for service in services],
         "instances": list(instances),
@@ -119,14 +123,15 @@ def status_addresses(services: list[Mapping], address: str, authority: str) -> l
     Parameters:
         services: of `services_list`.
         address: where clients reach the load balancers.
-        authority: the file of the certificate that theirs is signed by.
+        authority: the file of the certificate that theirs is signed by; empty where clients know it anyway.
     """
     found = []
+    trusting = f" --cacert {authority}" if authority else ""
     for service in services:
         for route in service["routes"]:
             host, path = route["host"], route["path"] or "/"
             resolve = f" --resolve {host}:443:{address}" if host else ""
-            found.append([service["name"], f"curl --cacert {authority}{resolve} https://{host or address}{path}"])
+            found.append([service["name"], f"curl{trusting}{resolve} https://{host or address}{path}"])
     return found
 
 

@@ -34,6 +34,11 @@ options:
     description: The path at which a load balancer says that it works.
     type: str
     default: /
+  tls:
+    description: Where the certificate comes from that a load balancer shows to clients.
+    type: str
+    choices: [acme, files, internal]
+    default: internal
   ports:
     description: The ports of the daemons, by name.
     type: dict
@@ -140,6 +145,7 @@ ARGUMENTS = {
     "virtual_address": {"type": "str", "default": ""},
     "engine": {"type": "str", "choices": ["haproxy", "nginx"], "default": "haproxy"},
     "balancer_health": {"type": "str", "default": "/"},
+    "tls": {"type": "str", "choices": ["acme", "files", "internal"], "default": "internal"},
     "ports": {"type": "dict", "required": True},
     "services": {"type": "list", "elements": "str", "default": []},
     "instances": {"type": "list", "elements": "str", "default": []},
@@ -152,6 +158,8 @@ ARGUMENTS = {
 }
 SECONDS = 3.0  # that one question may take
 PKI = Path("/etc/terrace/pki")
+PUBLIC = Path("/etc/terrace/tls/public.crt")
+CERTIFICATES = Path("/var/lib/terrace/certificates/state.json")
 BALANCER_SOCKET = "/run/haproxy-lb/admin.sock"
 NODE_SOCKET = "/run/haproxy-node/admin.sock"
 ARCHIVE = Path("/var/lib/postgresql/17/main/pg_wal/archive_status")
@@ -275,15 +283,47 @@ def certificate(path: Path) -> int:
     return days_until(run("openssl", "x509", "-noout", "-enddate", "-in", str(path)), time.time())
 
 
-def served(address: str, port: int) -> int:
-    """Return the days that the certificate has left which a port shows to clients."""
+def presented(address: str, port: int) -> str:
+    """Return the certificate that a port shows to clients, as PEM."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # It is only looked at.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     with socket.create_connection((address, port), SECONDS) as plain, context.wrap_socket(plain) as client:
-        pem = ssl.DER_cert_to_PEM_cert(client.getpeercert(binary_form=True))
-    return days_until(run("openssl", "x509", "-noout", "-enddate", stdin=pem), time.time())
+        return ssl.DER_cert_to_PEM_cert(client.getpeercert(binary_form=True))
+
+
+def served(address: str, port: int) -> int:
+    """Return the days that the certificate has left which a port shows to clients."""
+    return days_until(run("openssl", "x509", "-noout", "-enddate", stdin=presented(address, port)), time.time())
+
+
+def parse_certificate(text: str) -> dict[str, Any]:
+    """Return the host `names` of a certificate and its `fingerprint`, out of what `openssl x509` printed."""
+    return {
+        "names": re.findall(r"\bDNS:([^,\s]+)", text),
+        "fingerprint": re.search(r"(?im)^sha256 fingerprint=(\S+)", text)[1].replace(":", "").lower(),
+    }
+
+
+def tls(address: str, port: int, mode: str) -> dict[str, Any]:
+    """Return what is known of the certificate that clients see: its `names` and `fingerprint`.
+
+    Of one that the environment's authority did not make also since when it is `placed`, in seconds since the epoch, and
+    the fingerprint of what is placed there (`given`). Of one of an ACME server also what it is `lacking`, from when on
+    it should be renewed (`late`), when this host asks for one (`turn`), and the last `failure`, if no success followed,
+    with `at` and `text`; and why a daemon did not take it up (`reload`).
+    """
+    wanted = ("openssl", "x509", "-noout", "-fingerprint", "-sha256", "-ext", "subjectAltName")
+    found = parse_certificate(run(*wanted, stdin=presented(address, port)))
+    if mode == "internal":
+        return found
+    found["given"] = parse_certificate(run(*wanted, "-in", str(PUBLIC)))["fingerprint"]
+    found["placed"] = round(PUBLIC.stat().st_mtime)
+    if mode == "acme":
+        noted = json.loads(CERTIFICATES.read_text())
+        found |= {name: noted.get(name) for name in ("lacking", "late", "turn", "failure", "reload")}
+    return found
 
 
 def disks(paths: list[str]) -> dict[str, int]:
@@ -657,6 +697,7 @@ def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     if "loadbalancer" in tiers:
         found["balancer"] = lambda: balancer(address, port("http"), asked["balancer_health"])
         found["served"] = lambda: served(address, port("https"))
+        found["tls"] = lambda: tls(address, port("https"), asked["tls"])
         if asked["engine"] == "haproxy":
             found["balanced"] = balanced
         if asked["virtual_address"]:

@@ -12,7 +12,7 @@ import jinja2.meta
 from ansible.errors import AnsibleError
 from jinja2 import TemplateError
 
-from terrace import databases, project, rotation, services, topology
+from terrace import certificates, databases, project, rotation, services, topology
 from terrace.connections import connection_findings
 from terrace.contracts import contract, finding, guess
 from terrace.inventory import Inventory, Setting
@@ -61,6 +61,7 @@ class Environment:
         self.inventories = [Inventory(Path(folder), text) for folder in folders if folder != "None"]
         self.settings = [setting for inventory in self.inventories for setting in inventory.settings]
         self.first = first
+        self.text = text or Path.read_text
         self.problems: list[Problem] = []
         # Where the source and the version of each sound service stand, by key: a file and the key in it.
         self.places: dict[str, dict[str, str]] = {}
@@ -82,6 +83,7 @@ class Environment:
             self._secrets,
             self._rotation,
             self._services,
+            self._tls,
             self._databases,
             self._connections,
         ):
@@ -313,20 +315,40 @@ class Environment:
             list(overrides or []),
         )
 
-        def told(name: str, place: str, text: str) -> Problem:
-            if _overrides((overrides or {}).get(name), place):
-                return Problem(file, f"{key}.{name}" + (f".{place}" if place else ""), text)
-            return Problem(shown(directory / f"{name}.yml"), place, text)
-
         for name, its in checked.findings.items():
-            yield from (told(name, place, text) for place, text in its)
+            yield from (self._told(name, place, text) for place, text in its)
         self.services = checked.whole()
         for service in self.services:
             keys = ["version", "source", *(f"source.{kind}" for kind in declared[service["name"]]["source"])]
-            self.places[service["name"]] = {place: str(told(service["name"], place, "")) for place in keys}
+            self.places[service["name"]] = {place: str(self._told(service["name"], place, "")) for place in keys}
             nodes = len(self.groups.get(service["on"], []))
             for place, text in databases.limit_findings(service, nodes):
-                yield told(service["name"], f"database.{place}", text)
+                yield self._told(service["name"], f"database.{place}", text)
+
+    def _told(self, name: str, place: str, text: str) -> Problem:
+        """Return what is wrong with a service, where it stands: in the service's file, or in the environment's."""
+        overrides = self._get("services", {})
+        if _overrides((overrides or {}).get(name), place):
+            file, key = self._where("services", "group_vars/all/services.yml")
+            return Problem(file, f"{key}.{name}" + (f".{place}" if place else ""), text)
+        return Problem(shown(Path(self._get("topology_services_directory")) / f"{name}.yml"), place, text)
+
+    def _tls(self) -> Iterator[Problem]:
+        """Tell of a certificate for clients that cannot be; wrong types are told with the other variables."""
+        given = self._get("tls") or {}
+        if finding(given, contract("environment")["tls"], "tls"):
+            return
+        file, key = self._where("tls", "group_vars/all/main.yml")
+        routes = [
+            (service["name"], f"routes[{number}].host", route["host"])
+            for service in self.services
+            for number, route in enumerate(service["routes"])
+            if route["host"]
+        ]
+        folder = str(self.first["inventory_dir"])
+        found, wrong = certificates.findings(given, routes, folder, self.text)
+        yield from (Problem(file, f"{key}.{place}", text) for place, text in found)
+        yield from (self._told(name, place, text) for name, place, text in wrong)
 
     def _databases(self) -> Iterator[Problem]:
         """Tell of databases of no service; what is of the wrong type is told with the other variables."""

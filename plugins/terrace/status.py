@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DAYS = 30  # fewer are wrong: site.yml renews certificates long before
+DIFFERENT = 1800  # seconds for which load balancers may show different certificates
 FULL = 90  # per cent
 LAG_BYTES = 10 * 1024**2  # as much as node proxies let a replica lag that they read from
 LAG_SECONDS = 10
@@ -34,6 +35,7 @@ QUESTIONS = {
     "holds": ("", "the addresses cannot be read"),
     "balancer": ("{engine}@lb", "the load balancer does not answer"),
     "served": ("{engine}@lb", "the load balancer does not show a certificate"),
+    "tls": ("{engine}@lb", "what is known of the certificate that clients see cannot be told"),
     "balanced": ("{engine}@lb", "the load balancer's administration does not answer"),
     "egress": ("haproxy@node", "the node proxy's administration does not answer"),
     "ready": ("haproxy@node", "the node proxy does not answer"),
@@ -52,6 +54,7 @@ QUESTIONS = {
 # Those that a daemon does not answer, though it runs, where it does not answer the first one.
 FOLLOWING = {
     "served": "balancer",
+    "tls": "served",
     "balanced": "balancer",
     "ready": "egress",
     "cluster": "patroni",
@@ -157,6 +160,7 @@ class Status:
             for host in declared["hosts"]
         }
         self.names = {host.address: host.name for host in self.hosts.values()}
+        self.mode = declared.get("tls", "internal")
         self.holders: list[str] = []
         self.services: list[dict[str, Any]] = []
         self.postgresql: dict[str, Any] = {"primary": None, "paused": False, "members": []}
@@ -165,7 +169,7 @@ class Status:
         self.backup: Mapping[str, Any] | None = None
         self.now = time.time() if now is None else now
         # What Sentinels say and nodes lead to can be judged only when it is known who is what.
-        checks = (self._reached, self._hosts, self._balancers, self._services, self._postgresql, self._etcd)
+        checks = (self._reached, self._hosts, self._balancers, self._tls, self._services, self._postgresql, self._etcd)
         checks += (self._redis, self._sentinels, self._nodes, self._backups)
         self.problems = list(dict.fromkeys(problem for check in checks for problem in check()))
 
@@ -198,9 +202,11 @@ class Status:
         for host in self.hosts.values():
             yield from self._units(host)
             yield from self._unasked(host)
+            # That of an ACME server is judged by when it should have been renewed.
+            acme = self.mode == "acme" and (host.get("tls") or {}).get("late") is not None
             for name, what in (("certificate", "its certificate"), ("served", "the certificate that clients see")):
                 days = host.get(name)
-                if days is not None and days < DAYS:
+                if days is not None and days < (0 if acme and name == "served" else DAYS):
                     left = f"has {days} days left" if days >= 0 else "has run out"
                     yield Problem(host.name, f"{what} {left}", f"renew it; {SITE} where it is Terrace's own")
             for path, share in (host.get("disks") or {}).items():
@@ -269,6 +275,46 @@ class Status:
             yield Problem(
                 ", ".join(self.holders), text, "see that they reach each other; `journalctl -u keepalived` there"
             )
+
+    # --- The certificate that clients see
+
+    def _tls(self) -> Iterator[Problem]:
+        """Tell of certificates that are late, refused, not taken up, or not the same on all load balancers."""
+        told = [(host, host.get("tls")) for host in self._of("loadbalancer") if host.get("tls")]
+        see = "see `journalctl -u terrace-certificates` there"
+        for host, its in told:
+            failure = its.get("failure")
+            if its.get("lacking"):
+                why = f": {failure['text']}" if failure else ""
+                mend = f"mend that; it is tried again {self._when(its['turn'])}, or by `make certificates`"
+                yield Problem(host.name, f"there is no certificate for {', '.join(its['lacking'])}{why}", mend)
+            elif failure:
+                text = f"the certificate that clients see could not be renewed: {failure['text']}"
+                yield Problem(host.name, text, f"mend that; it is tried again {self._when(its['turn'])}")
+            elif its.get("late") and self.now > its["late"]:
+                text = f"the certificate that clients see has {host.get('served')} days left, and is not renewed"
+                yield Problem(host.name, text, see)
+            if its.get("reload"):
+                yield Problem(host.name, f"the certificate is not taken up: {its['reload']}", see)
+            elif its.get("given", its["fingerprint"]) != its["fingerprint"] and self.now - its["placed"] > DIFFERENT:
+                yield Problem(
+                    host.name,
+                    "clients do not see the certificate that is there for them",
+                    f"`systemctl reload {self.declared['engine']}@lb` there",
+                )
+        if self.mode == "internal" or not told:
+            return
+        newest = max((its for _, its in told), key=lambda its: its["placed"])
+        others = [host.name for host, its in told if its["given"] != newest["given"]]
+        if others and self.now - newest["placed"] > DIFFERENT:
+            mend = see if self.mode == "acme" else SITE
+            yield Problem(
+                ", ".join(others), "clients see another certificate than on the load balancer that got the newest", mend
+            )
+
+    def _when(self, at: float) -> str:
+        """Return in words when something that comes by itself comes."""
+        return f"in {age(at - self.now)}" if at > self.now else "soon"
 
     # --- Services
 
@@ -702,6 +748,11 @@ class Status:
             "healthy": self.healthy,
             "problems": [str(problem) for problem in self.problems],
             "address": {"virtual": self.declared["virtual_address"] or None, "holders": self.holders},
+            "tls": [
+                {"host": host.name, "mode": self.mode, "days": host.get("served"), **host.get("tls")}
+                for host in self._of("loadbalancer")
+                if host.get("tls")
+            ],
             "hosts": [
                 {
                     "name": host.name,
@@ -726,6 +777,8 @@ class Status:
     def lines(self) -> list[str]:
         """Return the tables, and below them what is wrong or that nothing is."""
         lines = [*table(self._host_rows()), "", *table(self._service_rows()), ""]
+        if any(host.get("tls") for host in self._of("loadbalancer")):
+            lines += [*table(self._tls_rows()), ""]
         lines += [*table([["SERVICE", "TRY"], *self.declared["addresses"]]), ""]
         if self.problems:
             return [*lines, "PROBLEMS", *map(str, self.problems)]
@@ -743,6 +796,16 @@ class Status:
                 "" if host.days is None else f"{host.days} d",
                 "" if host.full is None else f"{host.full} %",
             ]
+
+    def _tls_rows(self) -> Iterator[list[str]]:
+        """Return a row for each load balancer that shows a certificate."""
+        yield ["BALANCER", "TLS", "DAYS", "NAMES", "LAST FAILURE"]
+        for host in self._of("loadbalancer"):
+            if its := host.get("tls"):
+                failure = its.get("failure")
+                said = f"{age(self.now - failure['at'])} ago: {failure['text']}" if failure else "-"
+                days = "-" if host.get("served") is None else f"{host.get('served')} d"
+                yield [host.name, self.mode, days, ", ".join(its["names"]) or "-", said]
 
     def _service_rows(self) -> Iterator[list[str]]:
         """Return a row for the nodes of a service that are alike."""

@@ -59,8 +59,8 @@ def ha() -> Landscape:
 
 @pytest.fixture(scope="session")
 def nginx() -> Landscape:
-    """The same with nginx as the engine of its load balancers."""
-    return Landscape(DATA / "inventory/ha", loadbalancer_engine="nginx")
+    """The same with nginx as the engine of its load balancers, and certificates of an ACME server."""
+    return Landscape(DATA / "inventory/ha", loadbalancer_engine="nginx", tls={"mode": "acme", "hsts": 31536000})
 
 
 @pytest.fixture(scope="session")

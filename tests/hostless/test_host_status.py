@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -348,6 +349,28 @@ def test_the_days_that_a_certificate_has_left(pki, web):
         module.certificate(pki / "absent.crt")
 
 
+def test_what_is_known_of_the_certificate_that_clients_see(pki, web, monkeypatch):
+    port = web({}, pki)
+    shown = module.tls("127.0.0.1", port, "internal")
+    assert shown["names"] == []
+    assert re.fullmatch("[0-9a-f]{64}", shown["fingerprint"])
+    monkeypatch.setattr(module, "PUBLIC", pki / "public.crt")
+    monkeypatch.setattr(module, "CERTIFICATES", pki / "state.json")
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", "/dev/null", "-out", "public.crt"]
+    names = ["-addext", "subjectAltName=DNS:a.example.com,DNS:b.example.com"]
+    subprocess.run(["openssl", "req", *words, *names], cwd=pki, check=True, capture_output=True)
+    found = module.tls("127.0.0.1", port, "files")
+    assert found["fingerprint"] == shown["fingerprint"] != found["given"]
+    assert abs(found["placed"] - time.time()) < 60
+    (pki / "state.json").write_text('{"lacking": ["c.example.com"], "turn": 7, "failure": null, "asked": []}')
+    found = module.tls("127.0.0.1", port, "acme")
+    assert (found["lacking"], found["turn"], found["failure"], found["late"]) == (["c.example.com"], 7, None, None)
+    text = (pki / "public.crt").read_text()
+    wanted = ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-ext", "subjectAltName"]
+    printed = subprocess.run(wanted, input=text, capture_output=True, text=True, check=True).stdout
+    assert module.parse_certificate(printed)["names"] == ["a.example.com", "b.example.com"]
+
+
 def test_patroni_is_asked_with_its_certificate_verified(pki, web):
     port = web({"/patroni": (200, '{"a": 1}'), "/cluster": (502, "")}, pki)
     assert module.ask_patroni("127.0.0.1", port, "/patroni") == {"a": 1}
@@ -505,14 +528,14 @@ def test_each_tier_is_asked_for_what_it_runs():
     def asked(*tiers: str, **other: object) -> set[str]:
         given = {
             "tiers": list(tiers), "address": "127.0.0.1", "virtual_address": "", "engine": "haproxy", "ports": ports,
-            "balancer_health": "/",
+            "balancer_health": "/", "tls": "internal",
             "services": [], "instances": ["cache"], "units": [], "packages": [], "paths": [],
             "archives": False, "backups": False, "proof": False,
         }  # fmt: skip
         return set(module.questions(given | other)) - {"units", "versions", "certificate", "disks"}
 
-    assert asked("loadbalancer") == {"balancer", "served", "balanced"}
-    assert asked("loadbalancer", engine="nginx", virtual_address="x") == {"balancer", "served", "holds"}
+    assert asked("loadbalancer") == {"balancer", "served", "tls", "balanced"}
+    assert asked("loadbalancer", engine="nginx", virtual_address="x") == {"balancer", "served", "tls", "holds"}
     assert asked("app") == {"pooler", "egress", "ready", "live"}
     assert asked("cache", "sentinel") == {"redis.cache", "sentinel"}
     assert asked("database", "etcd") == {"patroni", "cluster", "settings", "etcd", "members"}

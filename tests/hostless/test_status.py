@@ -86,6 +86,7 @@ def answers() -> dict:
         up = {"users": dict.fromkeys(NODES, True)}
         found[name] = host(
             "haproxy@lb", "keepalived", balancer=True, served=700, balanced=up, holds=name == "lb2",
+            tls={"names": [name, "shop.example.com"], "fingerprint": name},
             versions={"haproxy": "3.0.11", "keepalived": "2.3.3"},
         )  # fmt: skip
     for name in NODES:
@@ -195,6 +196,10 @@ def test_nothing_is_wrong(declared, answers):
         [""],
         ["SERVICE", "VERSION", "RELEASE", "STATE", "NODES"],
         ["users", "v1", RELEASE, "ready", "app1 (blue), app2 (green), app3 (blue)"],
+        [""],
+        ["BALANCER", "TLS", "DAYS", "NAMES", "LAST FAILURE"],
+        ["lb1", "internal", "700 d", "lb1, shop.example.com", "-"],
+        ["lb2", "internal", "700 d", "lb2, shop.example.com", "-"],
         [""],
         ["SERVICE", "TRY"],
         ["users", "curl --cacert ca.crt https://10.77.0.10/users"],
@@ -343,7 +348,7 @@ def test_certificates_and_disks(answers, problems):
 @pytest.mark.parametrize(
     ("name", "unit", "questions"),
     [
-        ("lb1", "haproxy@lb", ["balancer", "served", "balanced"]),
+        ("lb1", "haproxy@lb", ["balancer", "served", "tls", "balanced"]),
         ("app1", "haproxy@node", ["egress", "ready"]),
         ("app1", "pgbouncer", ["pooler"]),
         ("cache2", "redis-server@cache", ["redis.cache"]),
@@ -360,7 +365,7 @@ def test_a_daemon_that_does_not_run_is_one_problem(answers, problems, name, unit
 @pytest.mark.parametrize(
     ("name", "questions", "what"),
     [
-        ("lb1", ["balancer", "served", "balanced"], "the load balancer does not answer"),
+        ("lb1", ["balancer", "served", "tls", "balanced"], "the load balancer does not answer"),
         ("app1", ["egress", "ready"], "the node proxy's administration does not answer"),
         ("app1", ["pooler"], "the pooler does not answer"),
         ("cache2", ["redis.cache"], "Redis 'cache' does not answer"),
@@ -378,8 +383,67 @@ def test_a_daemon_that_hangs_is_one_problem(answers, problems, name, questions, 
 
 def test_a_load_balancer_without_tls(answers, problems):
     for name in BALANCERS:
-        silence(answers, name, "served", why="Connection refused")
+        silence(answers, name, "served", "tls", why="Connection refused")
     assert problems() == []
+
+
+# The certificate that clients see
+
+
+@pytest.fixture
+def acme(declared, answers) -> dict[str, dict]:
+    """One of an ACME server, on both load balancers for an hour: what each tells of it."""
+    declared["tls"] = "acme"
+    for name in BALANCERS:
+        answers[name]["found"] |= {"served": 29}
+        answers[name]["found"]["tls"] = {
+            "names": ["shop.example.com"], "fingerprint": "new", "given": "new", "placed": time.time() - 3600,
+            "lacking": [], "late": time.time() + 14 * 86400, "turn": time.time() + 86400, "failure": None, "reload": "",
+        }  # fmt: skip
+    return {name: answers[name]["found"]["tls"] for name in BALANCERS}
+
+
+def test_one_that_is_soon_renewed_is_well(acme, problems):
+    assert problems() == []
+
+
+def test_a_refusal_is_shown_and_wrong(acme, declared, answers, problems):
+    why = "shop.example.com: connection refused (connection)"
+    acme["lb1"] |= {"failure": {"at": time.time() - 3 * 3600, "text": why}, "turn": time.time() + 4 * 3600 + 9}
+    mend = "mend that; it is tried again in 4 h"
+    assert [str(problem) for problem in Status(declared, answers).problems] == [
+        f"lb1: the certificate that clients see could not be renewed: {why}; {mend}"
+    ]
+    acme["lb1"] |= {"lacking": ["www.example.com"]}
+    assert problems() == [f"lb1: there is no certificate for www.example.com: {why}"]
+    rows = [re.split(" {2,}", line) for line in Status(declared, answers).lines() if line.startswith("lb1")]
+    assert rows[1] == ["lb1", "acme", "29 d", "shop.example.com", f"3 h ago: {why}"]
+    [told, _] = Status(declared, answers).data()["tls"]
+    assert (told["host"], told["mode"], told["days"], told["failure"]["text"]) == ("lb1", "acme", 29, why)
+
+
+def test_one_that_should_have_been_renewed_is_wrong(acme, problems):
+    acme["lb2"]["late"] = time.time() - 60
+    assert problems() == ["lb2: the certificate that clients see has 29 days left, and is not renewed"]
+
+
+def test_one_that_is_not_taken_up_is_wrong(acme, problems):
+    acme["lb1"]["reload"] = "haproxy@lb cannot be reloaded: exit code 1"
+    acme["lb2"]["fingerprint"] = "old"
+    assert problems() == [
+        "lb1: the certificate is not taken up: haproxy@lb cannot be reloaded: exit code 1",
+        "lb2: clients do not see the certificate that is there for them",
+    ]
+
+
+def test_load_balancers_may_differ_for_a_while(acme, declared, answers, problems):
+    acme["lb1"] |= {"fingerprint": "old", "given": "old", "placed": time.time() - 90 * 86400}
+    assert problems() == ["lb1: clients see another certificate than on the load balancer that got the newest"]
+    acme["lb2"]["placed"] = time.time() - 1200
+    assert problems() == []
+    # Whose certificate it is decides how many days are few.
+    declared["tls"] = "files"
+    assert problems() == [f"{name}: the certificate that clients see has 29 days left" for name in BALANCERS]
 
 
 # The address

@@ -212,6 +212,15 @@ def check_pgbackrest(file: File) -> None:
         assert of & others in (set(), others)
 
 
+def check_certificates(file: File) -> None:
+    """Everything has a value but for what may be empty, and peers have addresses with ports."""
+    parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
+    parser.read_string(file.text)
+    assert parser.sections() == ["certificates", "peers"]
+    assert all(value for name, value in parser["certificates"].items() if name not in ("email", "ca"))
+    assert all(re.fullmatch(r"[\d.]+:\d+", value) for value in parser["peers"].values())
+
+
 def check_redis_backup(file: File) -> None:
     parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
     parser.read_string(file.text)
@@ -347,6 +356,7 @@ KINDS = {
     r"/etc/pgbouncer/.*\.ini": check_ini,
     r"/etc/pgbackrest/(pgbackrest|restored)\.conf": check_pgbackrest,
     r"/etc/restic/.*\.conf": check_redis_backup,
+    r"/etc/terrace/tls/certificates\.conf": check_certificates,
     r"/etc/pgbackrest/checks\.conf": check_checks,
     r"/etc/pgbouncer/userlist\.txt": check_users,
     r"/etc/redis/.*\.conf": check_redis,
@@ -392,6 +402,8 @@ def listeners(landscape: Landscape, host: str) -> Iterator[tuple[str, int]]:
             assert len(found) == len(re.findall(r"^ *bind ", file.text, re.MULTILINE)), file
         elif file.path == "/etc/nginx/lb.conf":
             found = re.findall(r"^ +listen ([\d.]+):(\d+) ", file.text, re.MULTILINE)
+        elif file.path == "/etc/nginx/certificates.conf":
+            found = re.findall(r"^ +listen ([\d.]+):(\d+) ssl;", file.text, re.MULTILINE)
         elif file.path == "/etc/default/etcd":
             found = re.findall(r'^ETCD_LISTEN_\w+="https://([\d.]+):(\d+)"', file.text, re.MULTILINE)
         elif file.path == "/etc/patroni/config.yml":
@@ -434,6 +446,8 @@ def test_daemons_listen_exactly_on_the_port_table(landscape):
         expected = [(address, ports[name]) for tier, names in tiers.items() if tier in groups for name in names]
         if "loadbalancer" in groups and (virtual := value(host, "topology_virtual_address")):
             expected += [(virtual, ports[name]) for name in tiers["loadbalancer"]]
+        if "loadbalancer" in groups and value(host, "topology_tls.mode") == "acme":
+            expected += [(address, ports["certificates"])]
         expected += [(address, service["port"]) for service in here]
         if "app" in groups:
             local = ["pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"]
