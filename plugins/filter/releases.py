@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from ansible.errors import AnsibleFilterError
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from terrace.services import given_variables, need_variable
+
 # The digests of a release's files: its archive, and the bundle of its dependencies.
 DIGESTS = ("sha256", "bundle_sha256")
+# What stands for a secret, and for an address, where static files are collected: nothing has to be there for that.
+PLACEHOLDER = "no-secret-is-there-when-static-files-are-collected-0123456789"
+NOWHERE = {"DATABASE": "postgresql://build:build@127.0.0.1:1/build", "REDIS": "redis://127.0.0.1:1/0"}
 
 
 def releases_of(nodes: Mapping[str, list[str]], host: str) -> list[str]:
@@ -24,6 +32,37 @@ def releases_source(source: Mapping[str, str], directory: str) -> dict[str, str]
     if "path" in source:
         return {"path": str((Path(directory) / source["path"]).resolve())}
     return dict(source)
+
+
+def releases_static(service: Mapping) -> dict | None:
+    """Return what of a service's static files its build is told; nothing where it has none.
+
+    Parameters:
+        service: one of `services_list`.
+    Returns:
+        `url`, `directory`, `command` and `environment`: with a command the variables that the service has, those that
+        are secret or lead to a daemon with placeholders, since settings are often read before anything else.
+    """
+    static = service.get("static")
+    if static is None:
+        return None
+    environment: dict[str, str] = {}
+    if static["command"]:
+        # Its files are not there yet.
+        given = given_variables({**service, "static": None})
+        environment = {variable: _placeholder(variable) for variable in given}
+        environment |= {need_variable(need): "http://127.0.0.1:1" for need in service["needs"]}
+        environment |= dict.fromkeys(service["secrets"], PLACEHOLDER)
+        for variable, value in service["environment"].items():
+            environment[variable] = str(value).lower() if isinstance(value, bool) else str(value)
+        environment["SERVICE_NAME"] = service["name"]
+    return {**static, "environment": environment}
+
+
+def _placeholder(variable: str) -> str:
+    """Return what a variable of ours holds where nothing is that it could lead to."""
+    kind = variable.partition("_")[0]
+    return NOWHERE.get("REDIS" if kind == "QUEUE" else kind, "build")
 
 
 def releases_asked(
@@ -357,6 +396,7 @@ class FilterModule:
         functions = (
             releases_of,
             releases_source,
+            releases_static,
             releases_asked,
             releases_digest,
             releases_versioned,

@@ -248,6 +248,7 @@ def services_ingress(here: list[dict], groups: Mapping[str, list[str]], hostvars
             "timeout_stop": service["timeout"]["stop"],
             **{key: service[key] for key in ("interface", "workers", "threads", "memory")},
             "writes": service["writes"] if service["writes"] != "auto" or _waits(service) else 0,
+            "static": service["static"]["url"] if service["static"] is not None else "",
             "peers": _from(members(service["on"], groups, hostvars), node)[1 : CALLED + 1],
         }
         for service in here
@@ -368,6 +369,8 @@ def service_environment(
             used = rotations.accepted(rotation, f"{name}/redis")[0]
             password = quote(derive(key, f"redis/{name}", used), safe="")
             result[variable] = f"redis://{name}:{password}@127.0.0.1:{ports[f'node_{instance}']}/0"
+    if service["static"] is not None:
+        result["STATIC_URL"] = service["static"]["url"]
     by_name = {other["name"]: other for other in services}
     for need in service["needs"]:
         result[need_variable(need)] = f"http://127.0.0.1:{by_name[need]['port']}"

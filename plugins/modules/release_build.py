@@ -67,6 +67,33 @@ options:
     type: list
     elements: str
     default: []
+  static:
+    description:
+      - The service's static files, if it has any. They go into the archive under names that change with their content,
+        with forms that are compressed with gzip and brotli beside them where these are smaller, and with
+        C(static.json), which gives the name to write into a page for the name that a file had.
+      - Releases without them are as they would be without this option.
+    type: dict
+    suboptions:
+      url:
+        description: What their addresses begin with.
+        type: str
+        required: true
+      directory:
+        description: The directory that has them, relative to the source; after O(static.command), where there is one.
+        type: str
+        required: true
+      command:
+        description: >-
+          What puts them there, run by a shell in a copy of the source, with the release's packages as far as they are
+          to be had for the controller. It gets nothing of the controller's own environment but what leads to the
+          network.
+        type: str
+        default: ""
+      environment:
+        description: Variables that O(static.command) gets beside C(STATIC_URL) and C(STATIC_ROOT).
+        type: dict
+        default: {}
   relock:
     description: >-
       Resolve anew, though a lock for this very source is kept. Newer releases of unpinned packages come in this way.
@@ -75,6 +102,8 @@ options:
   uv:
     description: Path of C(uv). By default the one beside the running Python, or the first on C(PATH).
     type: path
+requirements:
+  - brotli, for the Python that runs the module, where there are static files
 author: [Terrace]
 """
 
@@ -157,6 +186,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from ansible.module_utils import release_static
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release_sources import (
     SOURCE,
@@ -181,9 +211,13 @@ from ansible.module_utils.releases import (
     sha256_of,
     write_atomically,
 )
+from ansible.module_utils.static_files import LINKS, MANIFEST
 
 # Part of every digest: raise it when archives of the same input would come out differently.
 FORMAT = 2
+# How long a command may take that collects static files, in seconds; and what it gets of the controller's environment.
+STATIC_SECONDS = 900
+NETWORK = re.compile(r"(?i)(https?|all|no)_proxy|ssl_cert_(file|dir)|node_extra_ca_certs|npm_config_\w+")
 SERVERS = {
     ("gunicorn", "wsgi"): ["gunicorn"],
     ("gunicorn", "asgi"): ["gunicorn", "uvicorn-worker", "uvicorn", "uvloop", "httptools", "websockets"],
@@ -293,6 +327,7 @@ class Builder:
             self.source = open_git(source["git"], version, exclude, self.cache, warn)
         else:
             self.source = open_pypi(source["pypi"], version)
+        self.static: dict[str, Any] = parameters["static"] or {}
         self.key = digest_of(
             [FORMAT, self.source.kind, self.source.digest, exclude, self.servers, self.python, self.platform]
         )[:24]
@@ -325,7 +360,10 @@ class Builder:
     def release_id(self, lock: dict[str, Any]) -> str:
         """Return the id: the digest of source, lock, Python and platform."""
         # The key stands for source, servers, Python and platform; of the lock, all but where its files were found.
-        return digest_of([self.key, self.version(lock), [item[:4] for item in lock["packages"]]])[:12]
+        parts = [self.key, self.version(lock), [item[:4] for item in lock["packages"]]]
+        # What the files are made of is among these; how they are made is not.
+        parts += [[release_static.FORMAT, self.static]] if self.static else []
+        return digest_of(parts)[:12]
 
     @staticmethod
     def packages(lock: dict[str, Any]) -> dict[str, str]:
@@ -405,6 +443,7 @@ class Builder:
         if project:
             (staging / "wheels").mkdir()
             shutil.copyfile(project, staging / "wheels" / project.name)
+        static = self.build_static(tree, staging, scratch, everything) if self.static else {}
         identity = self.release_id(lock)
         described = {
             "id": identity,
@@ -422,6 +461,7 @@ class Builder:
             "dependencies": sorted(wheels),
             # Without a wheel of its own the project runs from its source, which the node then puts on Python's path.
             "import_source": project is None,
+            **static,
         }
         (staging / "release.json").write_text(self.as_json(described), encoding="utf-8")
         archive = self.home / f"{identity}.tar.gz"
@@ -430,6 +470,95 @@ class Builder:
         described |= {"sha256": sha256_of(archive), "built_at": built_at}
         write_atomically(archive.with_name(f"{identity}.json"), self.as_json(described), 0o644)
         return self.result(lock, described, changed=True)
+
+    def build_static(
+        self, tree: pathlib.Path, staging: pathlib.Path, scratch: pathlib.Path, wheels: list[pathlib.Path]
+    ) -> dict[str, Any]:
+        """Put the static files into the release, and return what its description says of them.
+
+        tree: the source. staging: becomes the archive. scratch: is for tools. wheels: what the release is made of.
+        """
+        shown, command = self.static["directory"], self.static["command"]
+        where = tree / shown
+        if command:
+            where = self.collect_static(tree, scratch, wheels) / shown
+        if not where.is_dir():
+            raise ReleaseError(
+                f"static.directory {shown} is not there after static.command; the command has it in STATIC_ROOT"
+                if command
+                else f"static.directory {shown} is not in the source, from which what git ignores is left out; "
+                "correct it, or give the command that makes it"
+            )
+        target = staging / "static"
+        target.mkdir()
+        made = release_static.make(where, shown, target, self.cache / "static")
+        (staging / MANIFEST).write_text(release_static.as_json(made.names), encoding="utf-8")
+        (staging / LINKS).write_text(release_static.as_json(made.links), encoding="utf-8")
+        return {"static": {"url": self.static["url"], "files": made.files, "bytes": made.bytes}}
+
+    def collect_static(self, tree: pathlib.Path, scratch: pathlib.Path, wheels: list[pathlib.Path]) -> pathlib.Path:
+        """Run the service's command that collects static files, and return the copy of the source that it ran in."""
+        # It writes beside the source, and the source must stay as it is.
+        copy, home = scratch / "static", scratch / "home"
+        shutil.copytree(tree, copy, symlinks=True)
+        home.mkdir()
+        environment = self.static_environment(scratch, wheels)
+        kept = {name: value for name, value in os.environ.items() if NETWORK.fullmatch(name)}
+        variables = kept | {
+            **{name: str(value) for name, value in self.static["environment"].items()},
+            "STATIC_URL": self.static["url"],
+            "STATIC_ROOT": str(copy / self.static["directory"]),
+            "PATH": os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", os.defpath)]),
+            "PYTHONPATH": str(copy),
+            "HOME": str(home),
+            "TMPDIR": str(home),
+            "LANG": "C.UTF-8",
+            "SOURCE_DATE_EPOCH": str(SOURCE_EPOCH),
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        done = run(
+            "env", "-i", *(f"{name}={value}" for name, value in variables.items()),
+            "sh", "-c", self.static["command"], cwd=copy, timeout=STATIC_SECONDS,
+        )  # fmt: skip
+        if done.returncode != 0:
+            said = one_line(done.stderr or done.stdout)
+            raise ReleaseError(
+                f"static.command ends with {done.returncode} on the controller: {said}; secrets and addresses of"
+                " daemons are placeholders there, which `env NAME=... COMMAND` replaces"
+            )
+        return copy
+
+    def static_environment(self, scratch: pathlib.Path, wheels: list[pathlib.Path]) -> pathlib.Path:
+        """Make a virtual environment with the release's packages for the controller, and return its directory.
+
+        Where the controller has the nodes' Python and platform these are the release's own wheels. Elsewhere they are
+        the pure ones, and of native packages the same versions as the index has them for the controller.
+        """
+        environment = scratch / "static-venv"
+        found = run(self.uv, "python", "find", "--no-project", "--system", self.python)
+        python = found.stdout.strip() if found.returncode == 0 else sys.executable
+        made = run(self.uv, "venv", "--quiet", "--no-project", "--python", python, environment)
+        if made.returncode != 0:
+            raise ReleaseError(f"the environment for static.command cannot be made: {one_line(made.stderr)}")
+        install = [self.uv, "pip", "install", "--quiet", "--python", str(environment / "bin" / "python")]
+        done = run(*install, "--no-index", "--no-deps", *wheels)
+        if done.returncode != 0:
+            wanted = []
+            for wheel in wheels:
+                name, version = wheel.name.split("-")[:2]
+                pure = wheel.name.endswith("-none-any.whl")
+                wanted.append(f"{normal(name)} @ {wheel.as_uri()}" if pure else f"{normal(name)}=={version}")
+            listed = scratch / "static-requirements.txt"
+            listed.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+            done = run(*install, *self.index_options, "--requirement", listed)
+        if done.returncode != 0:
+            self.refuse_unreachable(done.stderr)
+            raise ReleaseError(
+                f"the packages that static.command needs cannot be had for the controller: {one_line(done.stderr)}; "
+                f"install Python {self.python} there, or collect the files before, into a directory of the source"
+            )
+        return environment
 
     @staticmethod
     def as_json(value: Any) -> str:
@@ -804,6 +933,7 @@ def main() -> None:
             },
             "cache_directory": {"type": "path", "required": True},
             "exclude": {"type": "list", "elements": "str", "default": []},
+            "static": release_static.STATIC,
             "relock": {"type": "bool", "default": False},
             "uv": {"type": "path"},
         },

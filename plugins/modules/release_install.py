@@ -12,6 +12,8 @@ description:
     bundle and for every wheel.
   - Where an installed release of the service has the same bundle, its dependencies are taken from there by hard links,
     with their byte code, instead of from the wheels.
+  - Where it has static files, the web server of the node sees them from now on, beside those of the other releases,
+    and before a slot runs it.
   - A release counts as installed by its marker, which is written last. One without it was cut off, and is made anew.
   - A release is not live by being installed; slots and their links belong to who deploys.
 options:
@@ -122,6 +124,7 @@ from ansible.module_utils.releases import (
     sha256_of,
     write_atomically,
 )
+from ansible.module_utils.static_files import publish, withdraw
 
 try:
     import installer
@@ -489,13 +492,21 @@ def install(parameters: dict[str, Any], release: pathlib.Path, group: str) -> No
         if parameters["check"]:
             check_import(python, release, parameters["check"], parameters["check_user"] or group)
         # The marker must not outlive, in a power cut, the files that it speaks for; some disks are full only now.
+        publish(release.parents[1], release.name, others_of(parameters, release))
         synced = run("sync", "--file-system", release)
         if synced.returncode != 0:
             raise ReleaseError(f"it cannot be written to the disk: {last_words(synced)}")
         mark(release, parameters)
     except BaseException:
         shutil.rmtree(release, ignore_errors=True)
+        withdraw(release.parents[1], release.name, others_of(parameters, release))
         raise
+
+
+def others_of(parameters: dict[str, Any], release: pathlib.Path) -> list[str]:
+    """Return the ids of the service's other releases on the node, oldest first."""
+    installed = releases_of(parameters["name"], parameters["root"])["installed"]
+    return [other for other in installed if other != release.name]
 
 
 def mark(release: pathlib.Path, parameters: dict[str, Any]) -> None:

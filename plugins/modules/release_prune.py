@@ -10,7 +10,7 @@ description:
   - What a slot leads to stays, which is the live release and, until another deploy, the one before; so does what
     O(protect) names, and of all others the newest O(keep).
   - A release is renamed before it is removed, so one that was removed by half does not count as installed.
-  - Bundles of dependencies go that no release on the node names any more.
+  - Bundles of dependencies go that no release on the node names any more, and static files that none has.
 options:
   name:
     description: The service.
@@ -51,6 +51,7 @@ removed:
 """
 
 import contextlib
+import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -58,7 +59,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import ROOT, bundle_name, locked, read_json, releases_of
+from ansible.module_utils.releases import ROOT, ReleaseError, bundle_name, locked, read_json, releases_of
+from ansible.module_utils.static_files import unite
 
 GONE = ".gone-"
 
@@ -90,6 +92,8 @@ def remove(releases: Path, archives: Path, name: str, ids: list[str]) -> None:
         shutil.rmtree(gone)
         with contextlib.suppress(FileNotFoundError):
             (archives / f"{name}-{gone.name.removeprefix(GONE)}.tar.gz").unlink()
+    if (releases.parent / "static").is_dir():
+        unite(releases.parent, releases_of(name, str(releases.parents[1]))["installed"])
     # Installed or not: one that was cut off is made anew.
     described = [read_json(path) for path in releases.glob("*/release.json")]
     named = {f"{name}-{bundle_name(its.get('bundle_sha256', ''))}" for its in described}
@@ -111,6 +115,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     its = module.params
+    # What root wants for its own files must not keep the web server from reading these.
+    os.umask(0o022)
     releases = Path(its["root"]) / its["name"] / "releases"
     if not releases.is_dir():
         module.exit_json(changed=False, removed=[])
@@ -119,7 +125,7 @@ def main() -> None:
             ids = surplus(releases_of(its["name"], its["root"]), its["keep"], its["protect"])
             if not module.check_mode:
                 remove(releases, Path(its["archives"]), its["name"], ids)
-    except OSError as error:
+    except (ReleaseError, OSError) as error:
         module.fail_json(msg=f"service {its['name']} on {platform.node()}: {error}")
     module.exit_json(changed=bool(ids), removed=ids)
 

@@ -137,6 +137,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.haproxy_stat import ask, parse_rows
 from ansible.module_utils.releases import ROOT, SLOTS, agree, compare_with_peers, releases_of, write_atomically
+from ansible.module_utils.static_files import live_link
 from ansible.module_utils.systemd_unit import Unit, UnitError
 
 RUNNING = ("active", "activating", "reloading", "deactivating")
@@ -697,6 +698,13 @@ class Service:
         """Say which slot is live: to whoever follows the link, to the boot, and to what restarts with the service."""
         if slot != live and self.step(f"make {slot} live"):
             self.link(self.home / "live", slot)
+        link, target = live_link(self.home, release)
+        shown = str(link.readlink()) if link.is_symlink() else ""
+        if shown != target and self.step("show its static files" if target else "show no static files"):
+            if target:
+                self.link(link, target)
+            else:
+                link.unlink()
         other = SLOTS[1 - SLOTS.index(slot)]
         if not self.enabled(slot) and self.step(f"enable {slot}"):
             self.units[slot].systemctl("enable", self.units[slot].name)

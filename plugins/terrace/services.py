@@ -12,6 +12,7 @@ from typing import Any
 from terrace import queries, yaml_files
 from terrace.contracts import Finding, contract, filled, findings, guess, shown
 from terrace.databases import database_findings
+from terrace.static import hidden_findings, static_findings
 from terrace.yaml_files import Problem
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
@@ -119,6 +120,8 @@ def given_variables(service: Mapping) -> dict[str, str]:
         found["REDIS_URL"] = "its cache"
     if service.get("queue"):
         found["QUEUE_URL"] = "its queue"
+    if service.get("static") is not None:
+        found |= dict.fromkeys(("STATIC_URL", "STATIC_ROOT", "STATIC_MANIFEST"), "its static files")
     return found
 
 
@@ -168,11 +171,14 @@ class Services:
             self.findings[name] += [*_source(service, "version" in declared[name]), *_sizes(service)]
             self.findings[name] += database_findings(service.get("database") or {}, "database.")
             self._commands(name, service)
+            self.findings[name] += static_findings(service)
             self.findings[name] += queries.findings((service.get("database") or {}).get("queries") or {})
             self._variables(name, service)
             self._nodes(name, service.get("on", "app"))
         self._ports()
         self._routes()
+        for name in self.sound:
+            self.findings[name] += hidden_findings(name, self.sound)
         self._needs()
         self._aliases()
 
@@ -188,6 +194,8 @@ class Services:
         for key in ("migrate", "migrate_after"):
             if command := (service.get("database") or {}).get(key):
                 commands[f"database.{key}"] = command
+        if command := (service.get("static") or {}).get("command"):
+            commands["static.command"] = command
         for key in ("processes", "schedule"):
             for part, value in service.get(key, {}).items():
                 if not NAME.fullmatch(str(part)):

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import resource
 import shutil
 import struct
@@ -259,6 +260,87 @@ def test_any_input_changes_the_id(index, project, build):
     (project / "shop/new.py").write_text("")
     ids.add(build(project, version="v1")["id"])
     assert len(ids) == 4
+
+
+STATIC = {"url": "/static/", "directory": "static"}
+
+
+def test_static_files_are_part_of_the_release(index, project, build, install, tmp_path):
+    plain = build(project)
+    write(project, {"static/app.css": "body {}\n" * 50})
+    without = build(project)
+    built = build(project, static=STATIC)
+    assert len({plain["id"], without["id"], built["id"]}) == 3
+    assert not any(name.startswith("static") for name in names_in(without["archive"]))
+    again = build(project, static=STATIC, cache_directory=str(tmp_path / "other"))
+    assert (again["id"], again["sha256"]) == (built["id"], built["sha256"])
+    assert build(project, static=STATIC) == built | {"changed": False}
+    assert built["bundle"] == plain["bundle"]
+    [name] = [name for name in names_in(built["archive"]) if re.fullmatch(r"static/app\.[0-9a-f]{12}\.css", name)]
+    assert {"static.json", "static-links.json", f"{name}.br", f"{name}.gz"} < set(names_in(built["archive"]))
+    install(built)
+    home = tmp_path / "srv/shop"
+    assert (home / "static/immutable" / name.removeprefix("static/")).samefile(home / "static/any/app.css")
+    assert (home / "releases" / built["id"] / "static/app.css").samefile(home / "static/any/app.css")
+    assert (home / "static/any/app.css").stat().st_mode & 0o777 == 0o644
+    # Another release takes nothing away, and one that was lost comes again.
+    install(plain)
+    shutil.rmtree(home / "releases" / built["id"])
+    assert install(built)["changed"]
+    assert (home / "static/any/app.css").is_file()
+
+
+def test_what_makes_static_files_changes_the_id(index, project, build):
+    write(project, {"static/app.css": "body {}\n", "other/app.css": "body {}\n"})
+    command = "test -d $STATIC_ROOT"
+    kinds = [{}, {"url": "/files/"}, {"directory": "other"}, {"command": command}]
+    kinds.append({"command": command, "environment": {"LEVEL": "1"}})
+    assert len({build(project, static=STATIC | kind)["id"] for kind in kinds}) == len(kinds)
+
+
+def test_a_command_collects_them_with_the_releases_packages(index, project, build, monkeypatch):
+    monkeypatch.setenv("A_SECRET_OF_THE_CONTROLLER", "1")
+    code = (
+        "import os, pathlib, shop, terracehelper\n"
+        "root = pathlib.Path(os.environ['STATIC_ROOT'])\n"
+        "root.mkdir(parents=True)\n"
+        "assert 'A_SECRET_OF_THE_CONTROLLER' not in os.environ\n"
+        "(root / 'said.txt').write_text(f\"{shop.VERSION} {terracehelper.VERSION} {os.environ['STATIC_URL']}"
+        " {os.environ['LEVEL']}\")\n"
+    )
+    write(project, {"collect.py": code})
+    static = {
+        "url": "/static/",
+        "directory": "made/static",
+        "command": "python collect.py",
+        "environment": {"LEVEL": 3},
+    }
+    built = build(project, static=static)
+    [name] = [name for name in names_in(built["archive"]) if name.startswith("static/said.")]
+    with tarfile.open(built["archive"]) as tar:
+        assert tar.extractfile(name).read() == b"1.0 2.0 /static/ 3"
+    assert not any(name.startswith("src/made") for name in names_in(built["archive"]))
+    # The source is as it was.
+    assert not (project / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("static", "message"),
+    [
+        ({}, "static.directory static is not in the source, from which what git ignores is left out"),
+        ({"command": "true"}, "static.directory static is not there after static.command"),
+        (
+            {"command": "echo KeyError: SECRET_KEY >&2; exit 3"},
+            "static.command ends with 3 on the controller: KeyError:",
+        ),
+        ({"command": "mkdir static"}, "static has no files"),
+        ({"command": "mkdir static; ln -s /etc/passwd static/x"}, "static/x links to /etc/passwd, outside of static"),
+    ],
+)
+def test_static_files_that_cannot_be_had_are_one_line(index, project, build, static, message):
+    told = build(project, static=STATIC | static)["msg"]
+    assert told.startswith(f"service shop: {message}")
+    assert "\n" not in told
 
 
 def test_a_kept_release_needs_neither_index_nor_tools(index, project, build, monkeypatch):

@@ -527,7 +527,8 @@ def test_backends_of_the_load_balancer():
 
 def test_ingress_of_a_node():
     declared = listed(
-        a={"routes": [{"path": "/a"}, {"host": "H.example.com"}], "timeout": {"stop": 9}}, b={"on": "jobs"}
+        a={"routes": [{"path": "/a"}, {"host": "H.example.com"}], "timeout": {"stop": 9}},
+        b={"on": "jobs", "static": {"url": "/files/"}},
     )
     size = {"interface": "asgi", "workers": "auto", "threads": 4, "memory": "512M", "writes": 0}
     assert services.services_ingress(declared, GROUPS, ADDRESSES, "a2") == [
@@ -539,6 +540,7 @@ def test_ingress_of_a_node():
             "timeout_request": 30,
             "timeout_stop": 9,
             **size,
+            "static": "",
             "peers": [A1],
         },
         {
@@ -549,6 +551,7 @@ def test_ingress_of_a_node():
             "timeout_request": 30,
             "timeout_stop": 30,
             **size,
+            "static": "/files/",
             "peers": [],
         },
     ]

@@ -30,6 +30,7 @@ ROLES = {
     "redis",
     "redis_backup",
     "redis_sentinel",
+    "static_files",
 }
 
 
@@ -273,7 +274,7 @@ def check_script(file: File) -> None:
 
 
 def check_tmpfiles(file: File) -> None:
-    assert all(re.fullmatch(r"d /run/terrace\S* \d{4} \S+ \S+ -", line) for line in lines(file))
+    assert all(re.fullmatch(r"d /run/(terrace|nginx-static)\S* \d{4} \S+ \S+ -", line) for line in lines(file))
 
 
 def check_routes(file: File) -> None:
@@ -313,7 +314,7 @@ def check_nginx(file: File) -> None:
     assert depth == 0
     groups = re.findall(r"(?m)^    upstream (\S+) {", file.text)
     assert len(groups) == len(set(groups))
-    assert set(re.findall(r"proxy_pass http://([\w-]+)\$target;", file.text)) == set(groups)
+    assert set(re.findall(r"proxy_pass http://([\w-]+)\$(?:target|request_uri);", file.text)) == set(groups)
 
 
 def check_python(file: File) -> None:

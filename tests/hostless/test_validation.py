@@ -119,6 +119,76 @@ def said(inventory: Path) -> list[str]:
 
 # What is changed in which file, from what to what; and the lines that follow from it.
 CASES: list[tuple[str, str, str, list[str]]] = [
+    # Static files
+    (
+        SHOP,
+        "routes: [{path: /shop}, {host: shop.example.com}]",
+        "routes: [{path: /shop}, {path: /buy}]\nstatic: {}",
+        [
+            "services/shop.yml: static.url: is '/static/', to which no route leads; put them below /shop or /buy, or add a route"
+        ],
+    ),
+    (
+        SHOP,
+        "routes: [{path: /shop}, {host: shop.example.com}]",
+        "static: {url: /shop/static/}",
+        ["services/shop.yml: static.url: is '/shop/static/', to which no route leads; add a route"],
+    ),
+    (
+        USERS,
+        "cache: true",
+        "static: {url: /users/static/}",
+        [
+            "services/users.yml: static.url: begins with /users, which routes[0] takes off; write what the service sees, /static/"
+        ],
+    ),
+    (
+        SHOP,
+        "secrets:",
+        "static: {url: /, directory: ../web}\nsecrets:",
+        [
+            "services/shop.yml: static.directory: is '../web'; has to be a directory of the source, such as static or web/dist",
+            "services/shop.yml: static.url: is '/', which would leave no address to the service; give them a prefix, such as /static/",
+        ],
+    ),
+    (
+        SHOP,
+        "secrets:",
+        "static: {url: /static}\nsecrets:",
+        [
+            "services/shop.yml: static.url: is '/static'; has to begin and end with /, with letters, digits, ., _, ~ and - between, and no dot after a /"
+        ],
+    ),
+    (
+        SHOP,
+        "secrets:",
+        "static: {url: /static/.x/}\nsecrets:",
+        [
+            "services/shop.yml: static.url: is '/static/.x/'; has to begin and end with /, with letters, digits, ., _, ~ and - between, and no dot after a /"
+        ],
+    ),
+    (
+        SHOP,
+        "health: {live: /live, ready: /ready}",
+        "health: {live: /static/live}\nstatic: {}",
+        [
+            "services/shop.yml: health.live: is below static.url /static/, where no service answers; give it another path"
+        ],
+    ),
+    (
+        SHOP,
+        "secrets:",
+        "static: {command: 'npm run \"build'}\nsecrets:",
+        ["services/shop.yml: static.command: has a quote that is not closed; close it"],
+    ),
+    (
+        SHOP,
+        "environment: {LEVEL: info}",
+        "environment: {STATIC_ROOT: /tmp}\nstatic: {}",
+        [
+            "services/shop.yml: environment.STATIC_ROOT: Terrace sets STATIC_ROOT itself, for its static files; choose another name"
+        ],
+    ),
     # Databases, and their indexes
     (
         MAIN,
@@ -1011,6 +1081,20 @@ def test_what_is_said(qa, file, old, new, lines):
 
 def test_there_are_many_cases():
     assert len({str(case[:3]) for case in CASES if case[3]}) == len(CASES) > 60
+
+
+def test_static_files_that_another_service_takes(qa):
+    change(SHOP, "secrets:", "static: {}\nsecrets:")
+    assert said(qa) == []
+    change(USERS, "{path: /users, strip: true}", "{path: /users, strip: true}, {path: /static}")
+    assert said(qa) == []
+    change(
+        USERS, "{path: /static}", "{host: shop.example.com, path: /static}, {host: Shop.example.com, path: /static/a}"
+    )
+    assert said(qa) == [
+        f"services/shop.yml: static.url: routes[{number}] of 'users' ({path}) takes addresses below /static/; change one of them"
+        for number, path in ((1, "/static"), (2, "/static/a"))
+    ]
 
 
 def test_nothing_wrong(qa):

@@ -51,9 +51,7 @@ def serving(variables: Mapping[str, str], server: str = "gunicorn") -> Iterator[
             [sys.executable, "-m", server, *words],
             directory=PROJECT,
             # gunicorn puts a socket for its own use where the last one says.
-            environment=environment(
-                {**variables, "STATIC_ROOT": str(directory / "static"), "XDG_RUNTIME_DIR": str(directory)}
-            ),
+            environment=environment({**variables, "XDG_RUNTIME_DIR": str(directory)}),
             output=directory / "log",
         )
 
@@ -144,8 +142,10 @@ def queue() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def variables(postgres: PostgreSQL, cache: RedisServer, queue: RedisServer) -> dict[str, str]:
-    """The environment of the service, on a database that was migrated by its owner and has one superuser."""
+def variables(
+    postgres: PostgreSQL, cache: RedisServer, queue: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The environment of the service: a database that was migrated by its owner, one superuser, and static files."""
     urls = postgres.create_database("helpdesk")
     service = {
         "SECRET_KEY": "of these tests",
@@ -154,7 +154,9 @@ def variables(postgres: PostgreSQL, cache: RedisServer, queue: RedisServer) -> d
         "REDIS_URL": cache.create_user("helpdesk"),
         "QUEUE_URL": queue.create_user("helpdesk"),
         "HOME": os.environ.get("HOME", "/"),
+        "STATIC_ROOT": str(tmp_path_factory.mktemp("static")),
     }
+    manage("collectstatic", "--noinput", variables=service)
     manage("migrate", "--noinput", variables=service | {"DATABASE_URL": urls.owner})
     who = ("--username=ada", "--email=ada@example.org")
     manage("createsuperuser", "--noinput", *who, variables=service | {"DJANGO_SUPERUSER_PASSWORD": PASSWORD})

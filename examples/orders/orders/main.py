@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response, WebSocket
+from fastapi.responses import HTMLResponse
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 from starlette.types import ASGIApp
 
+from orders.board import StaticFiles, board
 from orders.database import Database, DatabaseUnavailableError
 from orders.feed import Feed
 from orders.live import EventStream, talk
@@ -36,6 +38,7 @@ def create_app(settings: Settings) -> ASGIApp:
     """
     configure_logging(settings.log_level)
     lifecycle = Lifecycle(settings.shutdown_delay)
+    page = board(StaticFiles(settings.static_url, settings.static_manifest))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -90,6 +93,11 @@ def create_app(settings: Settings) -> ASGIApp:
         return made(body, order.id)
 
     # Before the route of one order, which would take the word for an id.
+    @app.get("/orders/board", response_class=HTMLResponse)
+    async def show_board() -> str:
+        """Return the page that shows new orders as they are made."""
+        return page
+
     @app.get("/orders/events", response_class=Response)
     async def follow_orders(
         request: Request,

@@ -28,6 +28,8 @@ class Settings:
         log_level: A level name of the logging module.
         shutdown_delay: How long to go on serving, not ready, after SIGTERM.
         heartbeat: How often a live feed says something when there is nothing new.
+        static_url: What the addresses of static files begin with.
+        static_manifest: The file that gives their names, see `board.py`; empty for none.
         mailer_batch: Orders that are confirmed in one transaction.
         mailer_interval: How long the mailer rests when there is nothing to do.
     """
@@ -42,6 +44,8 @@ class Settings:
     log_level: str = "INFO"
     shutdown_delay: float = 0.0
     heartbeat: float = 10.0
+    static_url: str = "/orders/static/"
+    static_manifest: str = ""
     mailer_batch: int = 20
     mailer_interval: float = 1.0
 
@@ -69,6 +73,8 @@ class Settings:
             log_level=(text(environment, "LOG_LEVEL") or "INFO").upper(),
             shutdown_delay=number(environment, "SHUTDOWN_DELAY", 0, minimum=0),
             heartbeat=number(environment, "HEARTBEAT", 10, minimum=0.01),
+            static_url=text(environment, "STATIC_URL") or "/orders/static/",
+            static_manifest=text(environment, "STATIC_MANIFEST"),
             mailer_batch=int(number(environment, "MAILER_BATCH", 20, minimum=1)),
             mailer_interval=number(environment, "MAILER_INTERVAL", 1, minimum=0.01),
         )
