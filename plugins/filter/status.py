@@ -81,7 +81,7 @@ def status_asked(
         "proof": host in takers,
         "units": [
             *(unit for tier in tiers for unit in units[tier]),
-            *(["nginx-static"] if any(service["static"] is not None for service in services) else []),
+            *(["nginx-static"] if any(service.get("static") is not None for service in services) else []),
             *(unit for service in services for unit in _service_units(service, first.get(service["name"]) == host)),
         ],
         "packages": list(dict.fromkeys(package for tier in tiers for package in packages[tier])),

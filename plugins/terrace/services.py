@@ -171,7 +171,7 @@ class Services:
             self.findings[name] += [*_source(service, "version" in declared[name]), *_sizes(service)]
             self.findings[name] += database_findings(service.get("database") or {}, "database.")
             self._commands(name, service)
-            self.findings[name] += static_findings(service)
+            self.findings[name] += static_findings(service, "routes" in service or "routes" not in declared[name])
             self.findings[name] += queries.findings((service.get("database") or {}).get("queries") or {})
             self._variables(name, service)
             self._nodes(name, service.get("on", "app"))

@@ -24,8 +24,13 @@ def _within(url: str, path: str) -> bool:
     return url.startswith(path.rstrip("/") + "/")
 
 
-def static_findings(service: Mapping) -> Iterator[Finding]:
-    """Yield what is wrong with a service's own `static`, each as key and text."""
+def static_findings(service: Mapping, routed: bool = True) -> Iterator[Finding]:
+    """Yield what is wrong with a service's own `static`, each as key and text.
+
+    Parameters:
+        service: what of it has the right type.
+        routed: whether that is so of its routes.
+    """
     static = _static(service)
     if static is None:
         return
@@ -47,7 +52,7 @@ def static_findings(service: Mapping) -> Iterator[Finding]:
     routes = service.get("routes", [])
     paths = [str(route.get("path") or "").rstrip("/") for route in routes]
     both = list(zip(routes, paths, strict=True))
-    if any(_within(url, path) for route, path in both if not route.get("strip")):
+    if not routed or any(_within(url, path) for route, path in both if not route.get("strip")):
         return
     for number, (route, path) in enumerate(both):
         if route.get("strip") and path and _within(url, path):

@@ -21,8 +21,8 @@ PORTS = {"ssh": 22, "postgresql": 5432, "node_primary": 5432, "node_health": 840
 GROUPS = {"all": ["a1", "a2", "d1"], "app": ["a1", "a2"], "jobs": ["a2"], "database": ["d1"], "none": []}
 MINIMAL = {"source": {"path": "x"}, "app": "x:app", "interface": "asgi", "port": 8001}
 KEYS = (
-    "source, version, app, interface, server, workers, threads, writes, port, routes, health, timeout, memory, body, "
-    "needs, database, cache, queue, environment, secrets, processes, schedule, on"
+    "source, version, app, interface, server, workers, threads, writes, port, routes, static, health, timeout, memory, "
+    "body, needs, database, cache, queue, environment, secrets, processes, schedule, on"
 )
 
 
@@ -155,6 +155,7 @@ def test_nothing_wrong():
         "threads": 2,
         "writes": 3,
         "routes": [{"host": "a.example.com", "path": "/a"}, {"path": "/"}],
+        "static": {"url": "/a/static/", "directory": "web/dist", "command": "npm ci && npm run build"},
         "health": {"live": "/l?x=1", "ready": "/r"},
         "timeout": {"request": 1, "stop": 2},
         "memory": "1G",
@@ -373,6 +374,7 @@ def test_defaults():
             "writes": "auto",
             "port": port,
             "routes": [],
+            "static": None,
             "health": {"live": "/healthz", "ready": "/readyz"},
             "timeout": {"request": 30, "stop": 30},
             "memory": "512M",
@@ -528,7 +530,7 @@ def test_backends_of_the_load_balancer():
 def test_ingress_of_a_node():
     declared = listed(
         a={"routes": [{"path": "/a"}, {"host": "H.example.com"}], "timeout": {"stop": 9}},
-        b={"on": "jobs", "static": {"url": "/files/"}},
+        b={"on": "jobs", "routes": [{"path": "/b"}], "static": {"url": "/b/files/"}},
     )
     size = {"interface": "asgi", "workers": "auto", "threads": 4, "memory": "512M", "writes": 0}
     assert services.services_ingress(declared, GROUPS, ADDRESSES, "a2") == [
@@ -551,7 +553,7 @@ def test_ingress_of_a_node():
             "timeout_request": 30,
             "timeout_stop": 30,
             **size,
-            "static": "/files/",
+            "static": "/b/files/",
             "peers": [],
         },
     ]

@@ -47,6 +47,7 @@ def test_schedules_are_on_the_first_node(here):
     units = ["haproxy@node", "pgbouncer", "terrace-liveness", "svc-shop-mailer@1", "svc-shop-mailer@2"]
     assert asked(["app"], services=[here], first={"shop": "app2"})["units"] == units
     assert asked(["app"], services=[here], first={"shop": "app1"})["units"] == [*units, "svc-shop-report.timer"]
+    assert "nginx-static" in asked(["app"], services=[here | {"static": {}}])["units"]
 
 
 def test_paths_are_where_data_is():

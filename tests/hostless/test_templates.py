@@ -704,6 +704,7 @@ def test_environment_of_a_service(single):
         "QUEUE_URL": "redis://shop:SECRET@127.0.0.1:6380/0",
         "STOCK_URL": "http://127.0.0.1:9002",
         "SEARCH_INDEX_URL": "http://127.0.0.1:9003",
+        "STATIC_URL": "/shop/files/",
     }
     assert found == {
         "SERVICE_NAME": "shop",
