@@ -449,8 +449,10 @@ def test_a_key_that_leaked_is_replaced(host, settings, upper):
     host.answer = (bundle(upper), "")
     program.keep(settings, "issue")
     host.answer = (bundle(upper, begins=0, ends=89), "")
-    program.keep(settings, "issue", anew=True)
+    assert program.keep(settings, "issue", anew=True) == {"changed": True, "problem": ""}
     assert host.shown == host.answer[0].fingerprint
+    host.answer = program.CertificateError("there is no server")
+    assert program.keep(settings, "issue", anew=True) == {"changed": False, "problem": "there is no server"}
 
 
 def test_a_daemon_that_does_not_take_it_up_is_told_again(host, settings, upper):

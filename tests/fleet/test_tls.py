@@ -1,0 +1,254 @@
+"""Certificates of a real ACME server: gotten once, shared, renewed by whoever is alive, and kept when it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+import lab
+
+# Pebble on the host for backups. Its resolver leads names to the virtual address, unless it is told otherwise.
+SERVER = "backup1"
+REFUSED = "refused.lab"
+STATE = "/var/lib/terrace/certificates"
+TAGS = "--tags=base,pki,certificates,haproxy,nginx"
+FIRST, SECOND = lab.BALANCERS[:2]
+UNITS = ("pebble-names", "pebble")
+
+
+class Pebble:
+    """The ACME server, and the runs of site.yml that have the load balancers use it."""
+
+    def __init__(self, host: lab.Host, playbook, engine: str, folder: Path) -> None:
+        self.host, self.playbook, self.engine = host, playbook, engine
+        self.ca = folder / "acme.pem"
+        self._certify(folder)
+
+    def _certify(self, folder: Path) -> None:
+        """Give the server, whose package has none, a certificate of an authority of its own."""
+        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days=9"]
+        new += ["-subj=/CN=acme", f"-addext=subjectAltName=IP:{self.host.address}"]
+        words = [word for each in new for word in (each.split("=", 1) if each.startswith("-") else [each])]
+        subprocess.run([*words, "-keyout", folder / "acme.key", "-out", self.ca], check=True, capture_output=True)
+        listening = {
+            "listenAddress": f"{self.host.address}:14000",
+            "managementListenAddress": f"{self.host.address}:15000",
+        }
+        files = {"certificate": "/run/acme.pem", "privateKey": "/run/acme.key", "httpPort": 80, "tlsPort": 443}
+        for name, text in (
+            ("acme.pem", self.ca.read_text()),
+            ("acme.key", (folder / "acme.key").read_text()),
+            ("acme.json", json.dumps({"pebble": listening | files})),
+        ):
+            self.host.run(f"cat >/run/{name}", stdin=text)
+
+    def start(self) -> None:
+        """Start it, and the resolver that it asks."""
+        self.host.run("dpkg -s pebble >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -qy pebble")
+        names, server = UNITS
+        asked = f"-defaultIPv4 {lab.VIRTUAL} -defaultIPv6 '' -http01 '' -https01 '' -tlsalpn01 '' -doh ''"
+        asked += " -dns01 127.0.0.1:8053 -management 127.0.0.1:8055"
+        self.host.run(f"systemd-run --quiet --unit={names} pebble-challtestsrv {asked}")
+        self.host.run(
+            f"systemd-run --quiet --unit={server} --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0"
+            " pebble -config /run/acme.json -dnsserver 127.0.0.1:8053"
+        )
+        lab.wait(lambda: self.host.try_run(f"curl -sk {self.url}").returncode == 0, 20, "Pebble answers")
+
+    def stop(self) -> None:
+        self.host.try_run(f"systemctl stop {' '.join(UNITS)}; rm -f /run/acme.*")
+
+    @property
+    def url(self) -> str:
+        """The URL of its directory."""
+        return f"https://{self.host.address}:14000/dir"
+
+    def leads(self, name: str, address: str) -> None:
+        """Have a name lead to an address; where that is empty, to where all others do."""
+        verb, content = ("add-a", {"host": name, "addresses": [address]}) if address else ("clear-a", {"host": name})
+        self.host.run(f"curl --fail --silent --data @- http://127.0.0.1:8055/{verb}", stdin=json.dumps(content))
+
+    def site(self, *names: str, engine: str = "", mode: str = "acme") -> subprocess.CompletedProcess:
+        """Run site.yml on the load balancers.
+
+        Parameters:
+            names: host names beside those of routes.
+            engine: what balances; the lab's own where it is empty.
+            mode: where certificates come from.
+        """
+        acme = {"mode": "acme", "directory": self.url, "ca": str(self.ca), "names": list(names)}
+        tls = acme if mode == "acme" else {"mode": mode}
+        self.said = json.dumps({"tls": tls, "loadbalancer_engine": engine or self.engine})
+        return self.playbook("site.yml", "--limit=loadbalancer", TAGS, f"--extra-vars={self.said}")
+
+    def problems(self) -> str:
+        """Return what make status would say after the last run."""
+        return self.playbook("playbooks/status.yml", f"--extra-vars={self.said}").stdout
+
+
+@pytest.fixture(scope="module")
+def pebble(hosts, playbook, home_engine, tmp_path_factory) -> Iterator[Pebble]:
+    """An ACME server, and a first run by which load balancers have a certificate of it; internal ones at the end."""
+    server = Pebble(hosts[SERVER], playbook, home_engine.name, tmp_path_factory.mktemp("acme"))
+    server.stop()
+    try:
+        server.start()
+        done = server.site("shop.lab")
+        assert done.returncode == 0, done.stdout
+        yield server
+    finally:
+        done = server.site(mode="internal")
+        server.stop()
+    assert done.returncode == 0, done.stdout
+    for balancer in lab.BALANCERS:
+        # Verified by the environment's own authority.
+        assert lab.ask(balancer, "/users?limit=1").status == 200
+        for unit in ("nginx-certificates.service", "terrace-certificates.timer"):
+            assert hosts[balancer].show(unit, "ActiveState") == "inactive"
+
+
+def shown(host: str) -> x509.Certificate:
+    """Return the certificate that a load balancer shows, or the virtual address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = lab.HTTPSConnection(
+        lab.ADDRESSES.get(host, lab.VIRTUAL), lab.PORTS["https"], context=context, timeout=10
+    )
+    connection.connect()
+    der = connection.sock.getpeercert(binary_form=True)
+    connection.close()
+    return x509.load_der_x509_certificate(der)
+
+
+def names(certificate: x509.Certificate) -> set[str]:
+    return set(
+        certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+            x509.DNSName
+        )
+    )
+
+
+def fingerprint(host: str) -> str:
+    return shown(host).fingerprint(hashes.SHA256()).hex()
+
+
+def state(host: lab.Host) -> dict:
+    return json.loads(host.run(f"cat {STATE}/state.json"))
+
+
+@contextlib.contextmanager
+def due(host: lab.Host) -> Iterator[None]:
+    """Have a host find its certificate old, and itself the first to renew it."""
+    settings = "s/^renew_days=.*/renew_days=99999/; s/^renew_share=.*/renew_share=1/; s/^order=.*/order=0/"
+    file = "/etc/terrace/tls/certificates.conf"
+    host.run(f"cp -p {file} {file}.kept && sed -i '{settings}' {file}")
+    try:
+        yield
+    finally:
+        host.run(f"mv {file}.kept {file}")
+
+
+def look(host: lab.Host) -> None:
+    """Do what the timer does."""
+    host.run("systemctl start terrace-certificates")
+
+
+def test_one_certificate_is_shared(hosts, pebble):
+    assert len({fingerprint(host) for host in (*lab.BALANCERS, "virtual")}) == 1
+    assert names(shown(FIRST)) == {"httpbin.lab", "shop.lab"}
+    roots = pebble.host.run(f"curl --silent --insecure https://{pebble.host.address}:15000/roots/0")
+    for balancer in lab.BALANCERS:
+        # A client that knows the server's root alone: the chain is whole.
+        plain = socket.create_connection((lab.ADDRESSES[balancer], lab.PORTS["https"]), timeout=10)
+        with ssl.create_default_context(cadata=roots).wrap_socket(plain, server_hostname="httpbin.lab") as client:
+            assert client.version() == "TLSv1.3"
+        assert hosts[balancer].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
+        assert state(hosts[balancer])["lacking"] == []
+    assert "healthy" in pebble.problems()
+
+
+def test_a_challenge_is_found_whichever_host_is_asked_for_it(hosts, pebble):
+    path, text = "/.well-known/acme-challenge/a-token-of-this-test-0123456789", "found"
+    hosts[FIRST].run(f"mkdir -p {STATE}/webroot$(dirname {path}) && echo {text} >{STATE}/webroot{path}")
+    try:
+        for host in (*lab.BALANCERS, "virtual"):
+            answer = lab.ask(host, path, headers={"Host": "httpbin.lab"}, port=lab.PORTS["http"])
+            assert (answer.status, answer.body) == (200, b"found\n"), host
+            assert lab.ask(host, f"{path}-not", port=lab.PORTS["http"]).status == 404
+    finally:
+        hosts[FIRST].run(f"rm {STATE}/webroot{path}")
+
+
+def test_nobody_but_peers_gets_the_key(hosts, pebble):
+    [file] = hosts[FIRST].run(f"ls {STATE}/newest").split()
+    own = "--cacert /etc/terrace/pki/ca.crt --cert /etc/terrace/pki/host.crt --key /etc/terrace/pki/host.key"
+    asked = f"curl --silent --output /dev/null --write-out '%{{http_code}}' https://{hosts[FIRST].address}:{lab.PORTS['certificates']}"
+    assert hosts[SECOND].run(f"{asked}/newest/{file} {own}") == "200"
+    assert hosts[SERVER].run(f"{asked}/newest/{file} {own}") == "403"
+    assert hosts[SERVER].run(f"{asked}/newest/{file} --insecure") == "400"
+    assert hosts[SECOND].run(f"{asked}/state.json {own}") == "404"
+
+
+def test_one_that_is_alive_renews_it_and_one_that_comes_back_takes_it_up(hosts, pebble, home_engine):
+    old = fingerprint(SECOND)
+    units = f"terrace-certificates.timer nginx-certificates {home_engine.unit}"
+    hosts[FIRST].run(f"systemctl stop keepalived && systemctl stop {units}")
+    try:
+        with due(hosts[SECOND]):
+            look(hosts[SECOND])
+        new = fingerprint(SECOND)
+        assert new != old
+        assert fingerprint("virtual") == new
+    finally:
+        hosts[FIRST].run(f"systemctl start {units} keepalived")
+    look(hosts[FIRST])
+    assert fingerprint(FIRST) == new
+
+
+def test_a_server_that_is_down_leaves_the_old_one_and_is_asked_again(hosts, pebble):
+    old, host = fingerprint(FIRST), hosts[FIRST]
+    with due(host):
+        host.run(f"ip route add unreachable {pebble.host.address}")
+        try:
+            look(host)
+            failed = state(host)
+            assert failed["failure"]["count"] == 1
+            assert 800 < failed["next"] - failed["failure"]["at"] < 1000
+            assert fingerprint(FIRST) == old
+            assert f"{FIRST}: the certificate that clients see could not be renewed: " in pebble.problems()
+        finally:
+            host.run(f"ip route del unreachable {pebble.host.address}")
+        # The next try, without the pause before it.
+        host.run(f'sed -i \'s/"next": [0-9.]*/"next": 0/\' {STATE}/state.json')
+        look(host)
+    look(host)
+    assert fingerprint(FIRST) != old
+    assert state(host)["failure"] is None
+
+
+def test_a_name_that_is_refused_leaves_the_old_one_until_it_is_not(hosts, pebble):
+    """With the other engine, to which the same run changes."""
+    look(hosts[SECOND])
+    old = fingerprint(SECOND)
+    other = next(engine.name for engine in lab.ENGINES if engine.name != pebble.engine)
+    pebble.leads(REFUSED, pebble.host.address)
+    done = pebble.site("shop.lab", REFUSED, engine=other)
+    assert done.returncode == 2, done.stdout
+    assert f"there is no certificate for {REFUSED}: {REFUSED}: " in done.stdout
+    assert [fingerprint(balancer) for balancer in lab.BALANCERS] == [old, old]
+    assert f"{FIRST}: there is no certificate for {REFUSED}: " in pebble.problems()
+    pebble.leads(REFUSED, "")
+    hosts[FIRST].run("terrace-certificates issue --force")
+    look(hosts[SECOND])
+    assert names(shown(FIRST)) == {"httpbin.lab", "shop.lab", REFUSED}
+    assert fingerprint(SECOND) == fingerprint(FIRST) == fingerprint("virtual")
+    assert "healthy" in pebble.problems()
