@@ -57,15 +57,15 @@ class Pebble:
         names, server = UNITS
         asked = f"-defaultIPv4 {lab.VIRTUAL} -defaultIPv6 '' -http01 '' -https01 '' -tlsalpn01 '' -doh ''"
         asked += " -dns01 127.0.0.1:8053 -management 127.0.0.1:8055"
-        self.host.run(f"systemd-run --quiet --unit={names} pebble-challtestsrv {asked}")
+        self.host.run(f"systemd-run --quiet --collect --unit={names} pebble-challtestsrv {asked}")
         self.host.run(
-            f"systemd-run --quiet --unit={server} --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0"
+            f"systemd-run --quiet --collect --unit={server} --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0"
             " pebble -config /run/acme.json -dnsserver 127.0.0.1:8053"
         )
         lab.wait(lambda: self.host.try_run(f"curl -sk {self.url}").returncode == 0, 20, "Pebble answers")
 
     def stop(self) -> None:
-        self.host.try_run(f"systemctl stop {' '.join(UNITS)}; rm -f /run/acme.*")
+        self.host.try_run(f"systemctl stop {' '.join(UNITS)}")
 
     @property
     def url(self) -> str:
