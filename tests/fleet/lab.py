@@ -389,14 +389,17 @@ def wait_until_ready(timeout: float) -> None:
     wait(ready, timeout, "every service ready on every node", pause=1)
 
 
-def status() -> tuple[int, dict]:
+def status(*words: str) -> tuple[int, dict]:
     """Return how the lab is, as `make status FORMAT=json` tells it: the exit code of the run, and what it printed.
 
     The code is 0 where all is healthy and 3 where something is wrong; AssertionError where neither can be told.
+
+    Parameters:
+        words: further arguments of ansible-playbook.
     """
     done = subprocess.run(
         [ROOT / ".venv/bin/ansible-playbook", f"--inventory={INVENTORY}", "--extra-vars=status_format=json",
-         "playbooks/status.yml"],
+         "playbooks/status.yml", *words],
         cwd=ROOT,
         env=environment() | {"ANSIBLE_STDOUT_CALLBACK": "lines"},
         capture_output=True,

@@ -35,7 +35,18 @@ class Pebble:
 
     def _certify(self, folder: Path) -> None:
         """Give the server, whose package has none, a certificate of an authority of its own."""
-        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "9"]
+        made = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "9",
+        ]
         made += ["-subj", "/CN=acme"]
         made += ["-addext", f"subjectAltName=IP:{self.host.address}", "-keyout", folder / "acme.key", "-out", self.ca]
         subprocess.run(made, check=True, capture_output=True)
@@ -90,9 +101,9 @@ class Pebble:
         self.said = json.dumps({"tls": tls, "loadbalancer_engine": engine or self.engine})
         return self.playbook("site.yml", "--limit=loadbalancer", TAGS, f"--extra-vars={self.said}")
 
-    def problems(self) -> str:
+    def problems(self) -> list[str]:
         """Return what make status would say after the last run."""
-        return self.playbook("playbooks/status.yml", f"--extra-vars={self.said}").stdout
+        return lab.status(f"--extra-vars={self.said}")[1]["problems"]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +111,9 @@ def pebble(hosts, playbook, home_engine, tmp_path_factory) -> Iterator[Pebble]:
     """An ACME server, and a first run by which load balancers have a certificate of it; internal ones at the end."""
     server = Pebble(hosts[SERVER], playbook, home_engine.name, tmp_path_factory.mktemp("acme"))
     server.stop()
+    # Certificates that were left are of a server that has forgotten them, and so has a new root.
+    for balancer in lab.BALANCERS:
+        hosts[balancer].run(f"rm -rf {STATE}")
     try:
         server.start()
         done = server.site("shop.lab")
@@ -173,7 +187,7 @@ def test_one_certificate_is_shared(hosts, pebble):
             assert client.version() == "TLSv1.3"
         assert hosts[balancer].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
         assert state(hosts[balancer])["lacking"] == []
-    assert "healthy" in pebble.problems()
+    assert pebble.problems() == []
 
 
 def test_a_challenge_is_found_whichever_host_is_asked_for_it(hosts, pebble):
@@ -224,7 +238,8 @@ def test_a_server_that_is_down_leaves_the_old_one_and_is_asked_again(hosts, pebb
             assert failed["failure"]["count"] == 1
             assert 800 < failed["next"] - failed["failure"]["at"] < 1000
             assert fingerprint(FIRST) == old
-            assert f"{FIRST}: the certificate that clients see could not be renewed: " in pebble.problems()
+            said = f"{FIRST}: the certificate that clients see could not be renewed: "
+            assert [problem for problem in pebble.problems() if problem.startswith(said)]
         finally:
             host.run(f"ip route del unreachable {pebble.host.address}")
         # The next try, without the pause before it.
@@ -245,10 +260,11 @@ def test_a_name_that_is_refused_leaves_the_old_one_until_it_is_not(hosts, pebble
     assert done.returncode == 2, done.stdout
     assert f"there is no certificate for {REFUSED}: {REFUSED}: " in done.stdout
     assert [fingerprint(balancer) for balancer in lab.BALANCERS] == [old, old]
-    assert f"{FIRST}: there is no certificate for {REFUSED}: " in pebble.problems()
+    said = f"{FIRST}: there is no certificate for {REFUSED}: "
+    assert [problem for problem in pebble.problems() if problem.startswith(said)]
     pebble.leads(REFUSED, "")
     hosts[FIRST].run("terrace-certificates issue --force")
     look(hosts[SECOND])
     assert names(shown(FIRST)) == {"httpbin.lab", "shop.lab", REFUSED}
     assert fingerprint(SECOND) == fingerprint(FIRST) == fingerprint("virtual")
-    assert "healthy" in pebble.problems()
+    assert pebble.problems() == []
