@@ -29,6 +29,7 @@ import scale
 import servers
 import settings
 import stack
+import static
 
 PAGE = (ROOT / "docs/benchmarks.md").read_text()
 
@@ -423,3 +424,12 @@ def test_an_index_that_is_not_gone_is_told():
     assert len(queries.tried(run("b_idx"), query)["without"]) == queries.RUNS
     with pytest.raises(AssertionError, match="orders one still used a_idx"):
         queries.tried(run("a_idx"), query)
+
+
+def test_the_plain_nginx_serves_the_directory_of_ours():
+    text = static.configuration("192.0.2.1", "/orders/static/")
+    assert text.count("{") == text.count("}")
+    assert re.findall(r"listen (\S+?)[; ]", text) == ["192.0.2.1:8097", "192.0.2.1:8098"]
+    assert "location /orders/static/ { alias /srv/terrace/orders/static/immutable/; }" in text
+    assert static.FOLDER in text
+    assert [static.name(size) for size in static.SIZES] == ["bench-1-kB.bin", "bench-100-kB.bin", "bench-1-MB.bin"]

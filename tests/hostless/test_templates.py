@@ -274,7 +274,7 @@ def check_script(file: File) -> None:
 
 
 def check_tmpfiles(file: File) -> None:
-    assert all(re.fullmatch(r"d /run/(terrace|nginx-static)\S* \d{4} \S+ \S+ -", line) for line in lines(file))
+    assert all(re.fullmatch(r"d /run/terrace\S* \d{4} \S+ \S+ -", line) for line in lines(file))
 
 
 def check_routes(file: File) -> None:

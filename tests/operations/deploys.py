@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,9 @@ def variant(folder: Path, kind: str) -> dict:
     shutil.copytree(lab.ROOT / "examples" / SERVICE, place, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     main = place / SERVICE / "main.py"
     main.write_text(main.read_text() + WRAPPER.format(title=place.name, slow=SLOW, body=BODIES[kind]))
+    # Each release has files of its own.
+    style = place / "static/board.css"
+    style.write_text(f"{style.read_text()}\n/* {place.name} */\n")
     if kind == "no-import":
         first = "from __future__ import annotations\n"
         main.write_text(main.read_text().replace(first, f"{first}\nimport what_nobody_has\n"))
@@ -222,8 +226,47 @@ class Socket(threading.Thread):
         self.join(30)
 
 
+class Visitor(threading.Thread):
+    """Opens a page and what it is made of, and what the page was made of that it opened first, on new connections.
+
+    `failed` has what was no 200, `seen` the addresses of the files, each once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.failed: list[str] = []
+        self.seen: dict[str, None] = {}
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        first: list[str] = []
+        while not self.over.wait(0.5):
+            page = self._get("/orders/board")
+            files = re.findall(r'(?:href|src)="(/orders/static/[^"]+)"', page)
+            first = first or files
+            for path in dict.fromkeys([*files, *first]):
+                if self._get(path):
+                    self.seen[path] = None
+
+    def _get(self, path: str) -> str:
+        try:
+            answer = lab.ask(ENTRY, path, timeout=20)
+        except (OSError, lab.HTTPException) as error:
+            self.failed.append(f"{type(error).__name__} {path}: {error}")
+            return ""
+        if answer.status != 200:
+            self.failed.append(f"{answer.status} {path}")
+            return ""
+        return answer.body.decode()
+
+    def stop(self) -> None:
+        """Have it end."""
+        self.over.set()
+        self.join(30)
+
+
 class Watch:
-    """What clients saw while it went on: `loads` by name, and the `socket`."""
+    """What clients saw while it went on: `loads` by name, the `socket`, and the `visitor` of a page."""
 
     def __init__(self, user: int, slow: bool) -> None:
         def order() -> dict:
@@ -238,6 +281,7 @@ class Watch:
         if slow:
             self.loads["slow"] = lab.Load(ENTRY, "/orders/slow", clients=2, longest=900, pause=0.0, begun=False)
         self.socket = Socket()
+        self.visitor = Visitor()
 
     @property
     def failed(self) -> list[str]:
@@ -251,12 +295,13 @@ class Watch:
         return self._of_loads()
 
     def _of_loads(self) -> list[str]:
-        return [f"{name}: {text}" for name, load in self.loads.items() for text in load.failed]
+        found = {name: load.failed for name, load in self.loads.items()} | {"page": self.visitor.failed}
+        return [f"{name}: {text}" for name, failed in found.items() for text in failed]
 
 
 @contextlib.contextmanager
 def watched(least: int = 50, slow: bool = True) -> Iterator[Watch]:
-    """Read, write, wait for a slow page and talk over a WebSocket all the while, through the virtual address.
+    """Read, write, open pages, wait for a slow one and talk over a WebSocket all the while, at the virtual address.
 
     Parameters:
         least: so many reads have to have been answered well.
@@ -267,8 +312,9 @@ def watched(least: int = 50, slow: bool = True) -> Iterator[Watch]:
     with contextlib.ExitStack() as stack:
         for load in watch.loads.values():
             stack.enter_context(load)
-        watch.socket.start()
-        stack.callback(watch.socket.stop)
+        for other in (watch.socket, watch.visitor):
+            other.start()
+            stack.callback(other.stop)
         yield watch
         time.sleep(1)
     assert watch.loads["reads"].good > least, watch.loads

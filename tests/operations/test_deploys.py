@@ -28,6 +28,8 @@ def home(hosts, folder):
         done = deploy(own, deploy_hooks=hooks)
     assert done.returncode == 0, done.stdout[-4000:]
     assert watch.failed == []
+    # Pages of both releases found their files on whichever node they asked.
+    assert len([path for path in watch.visitor.seen if path.endswith(".css")]) == 2
     after = live(hosts)
     assert len(set(after.values())) == 1
     assert after != before
