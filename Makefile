@@ -219,7 +219,7 @@ lint: setup ## Check Ansible, YAML and Python
 
 .PHONY: test-hostless
 test-hostless: setup ## Check templates, contracts, inventories, filters and modules; no host is needed
-	@pytest --numprocesses=auto --dist=loadfile tests/hostless
+	@pytest --numprocesses=auto --dist=loadgroup --no-loadscope-reorder tests/hostless
 
 .PHONY: test-examples
 test-examples: setup-lab ## Run the example services' own tests

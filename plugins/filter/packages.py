@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,9 +42,10 @@ def roles_packages(context: Mapping, roles: list[str]) -> list[str]:
     return sorted(found)
 
 
+@functools.cache
 def _default(role: str) -> list[str]:
     path = ROLES / role / "defaults/main.yml"
-    defaults = yaml.safe_load(path.read_text()) if path.exists() else None
+    defaults = yaml.load(path.read_text(), Loader=yaml.CSafeLoader) if path.exists() else None
     return (defaults or {}).get(f"{role}_packages", [])
 
 

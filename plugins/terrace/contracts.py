@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from terrace import yaml_files
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = {
@@ -35,8 +35,7 @@ Finding = tuple[str, str]
 def contract(name: str) -> Options:
     """Return the contract of that name in `plugins/contracts`: its options by key."""
     return {
-        key: _resolved(option)
-        for key, option in yaml.safe_load((ROOT / "plugins/contracts" / f"{name}.yml").read_text()).items()
+        key: _resolved(option) for key, option in yaml_files.ours(ROOT / "plugins/contracts" / f"{name}.yml").items()
     }
 
 

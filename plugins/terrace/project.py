@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import yaml
-
+from terrace import yaml_files
 from terrace.contracts import ROOT
 
 # Groups that a playbook makes in its run are none of an inventory.
@@ -33,7 +32,7 @@ def derived() -> dict[str, str]:
     return {
         name: str(path.relative_to(ROOT))
         for path in sorted(ROOT.glob("playbooks/group_vars/all/*.yml"))
-        for name in yaml.safe_load(path.read_text())
+        for name in yaml_files.ours(path)
     }
 
 
@@ -42,8 +41,7 @@ def entries() -> dict[str, dict[str, dict[str, dict]]]:
     """Return what every role takes: by role, by entry point, by input, its option."""
     return {
         path.parents[1].name: {
-            entry: spec.get("options") or {}
-            for entry, spec in yaml.safe_load(path.read_text())["argument_specs"].items()
+            entry: spec.get("options") or {} for entry, spec in yaml_files.ours(path)["argument_specs"].items()
         }
         for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
     }
@@ -65,7 +63,7 @@ def calls() -> dict[str, list[Call]]:
     """Return where the playbooks run which role."""
     found: dict[str, list[Call]] = {}
     for path in sorted(ROOT.glob("playbooks/*.yml")):
-        plays = yaml.safe_load(path.read_text()) or []
+        plays = yaml_files.ours(path) or []
         made = {task[GROUP_BY]["key"] for play in plays for task in _tasks_of(play) if GROUP_BY in task}
         for play in plays:
             groups = [each for each in re.split(r"[:,]", str(play.get("hosts", ""))) if re.fullmatch(r"[\w-]+", each)]

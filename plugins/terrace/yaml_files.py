@@ -53,6 +53,11 @@ class Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def ours(path: Path) -> Any:
+    """Return what a file of Terrace's own holds; a tenth of the time of PyYAML's own loader, ahead of every run."""
+    return yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+
+
 def _text(loader: Loader, _suffix: str, node: yaml.Node) -> Any:
     """Return what Ansible's own tags (!vault, !unsafe) stand before."""
     return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None

@@ -19,6 +19,27 @@ from landscape import Landscape  # noqa: E402
 if str(ROOT / "plugins/module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(ROOT / "plugins/module_utils"))
 
+# What takes seconds to render; each worker of `make test-hostless` that needs one renders it anew.
+LANDSCAPES = {"lab", "single", "ha", "nginx", "stored", "production", "staging", "landscape"}
+# Files whose tests share nothing and mostly run Ansible or pip: they go last, one by one, to whoever has nothing to do.
+APART = {"test_plan.py", "test_releases.py", "test_rotation.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what shares a landscape, or else a file, be done by one worker, and what can be done by any come last.
+
+    They are given away in this order (--dist=loadgroup, --no-loadscope-reorder).
+    """
+
+    def rank(item: pytest.Item) -> int:
+        return 0 if LANDSCAPES & set(item.fixturenames) else 2 if item.path.name in APART else 1
+
+    items.sort(key=rank)
+    for item in items:
+        if rank(item) < 2:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if rank(item) else "landscapes"))
+
 
 @pytest.fixture(autouse=True)
 def in_the_project(monkeypatch) -> None:

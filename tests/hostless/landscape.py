@@ -57,6 +57,8 @@ REGISTERED = {
     "__redis_current": {"results": []},
     "__releases_facts": {"results": []},
 }
+# The one playbook whose facts are no answers of hosts: it keeps what follows from the inventory, as a run does.
+KEPT = ROOT / "playbooks/landscape.yml"
 RELEASE = "3f1c9a5be0d2"
 
 init_plugin_loader()
@@ -285,6 +287,8 @@ class Landscape:
         variables["ansible_search_path"] = [*task.get_search_path(), self.loader.get_basedir()]
         step = Step(play, task, variables, self.loader)
         yield step
+        if task.action == "ansible.builtin.set_fact" and Path(task.get_path().rpartition(":")[0]) == KEPT:
+            self.manager.set_nonpersistent_facts(host, step.evaluate(task.args))
         if task.action not in ("ansible.builtin.include_role", "ansible.builtin.include_tasks"):
             return
         for item in step.items():

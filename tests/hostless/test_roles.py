@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +38,9 @@ ENVIRONMENT = jinja2.Environment(autoescape=False)  # noqa: S701 (it only parses
 ENVIRONMENT.filters = ENVIRONMENT.tests = Anything()
 
 
+@functools.cache
 def read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text()) if path.exists() else None
+    return yaml.load(path.read_text(), Loader=yaml.CSafeLoader) if path.exists() else None
 
 
 def entry_points(role: str) -> dict[str, dict]:

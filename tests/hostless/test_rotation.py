@@ -138,7 +138,7 @@ def test_the_access_list_of_redis_has_what_is_accepted(tmp_path, stage):
     file.write_text(yaml.safe_dump({"users/redis": entry}))
     changed = Landscape(ROOT / "inventory/lab", lab_state=str(tmp_path))
     assert changed.value("cache1", "topology_rotation") == {"users/redis": entry}
-    [text] = [file.text for file in changed.files if file.path.endswith("redis-cache.acl") and file.host == "cache1"]
+    [text] = [file.text for file in changed.files_of("cache1") if file.path.endswith("redis-cache.acl")]
     [line] = [line for line in text.splitlines() if line.startswith("user users ")]
     assert line.count(" #") == (2 if stage else 1)
 
