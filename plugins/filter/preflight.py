@@ -31,7 +31,7 @@ def ports_wanted(
         needs: local ports by which they reach other services.
     """
     own = [
-        ("loadbalancer", "the load balancer", ("http", "https")),
+        ("loadbalancer", "the load balancer", ("http", "https", "limits")),
         ("database", "PostgreSQL", ("postgresql",)),
         ("database", "Patroni", ("patroni",)),
         ("database", "pgBackRest", ("pgbackrest",)),
