@@ -333,10 +333,10 @@ def services_routes(services: list[dict]) -> list[dict]:
 def services_limits(services: list[dict], requests: int = 0) -> list[dict]:
     """Return what is counted of requests: the limits of services, and before them one of all requests of a client.
 
-    Each has `name`, `key`, the same for variables, `service` (empty for all), `number` (from 1; a request meets at most one of a number), `path`,
-    `methods`, `requests`, `seconds`, `by`; for nginx, which lets the same number in at once and then one after the
-    other, `rate`, how many a minute, `wait`, seconds until one more is let in, and `pattern`, what "SERVICE METHOD
-    PATH" has to be.
+    Each has `name`; `key`, the same for variables; `service`, empty for all; `number`, from 1, of which a request meets
+    at most one limit; `path`, `methods`, `requests`, `seconds`, `by`. For nginx, which lets as many in at once and then
+    one after the other: `rate`, how many a minute; `wait`, seconds until one more is let in; and `pattern`, what
+    "SERVICE METHOD PATH" has to be.
 
     Parameters:
         services: of `services_backends`.
