@@ -37,7 +37,7 @@ def ports_wanted(
         certificates: whether load balancers exchange certificates.
     """
     own = [
-        ("loadbalancer", "the load balancer", ("http", "https")),
+        ("loadbalancer", "the load balancer", ("http", "https", "limits")),
         ("database", "PostgreSQL", ("postgresql",)),
         ("database", "Patroni", ("patroni",)),
         ("database", "pgBackRest", ("pgbackrest",)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import sys
 import weakref
 from collections.abc import Mapping
@@ -217,6 +218,7 @@ def services_backends(
             "health_port": health_port,
             "timeout_request": service["timeout"]["request"],
             "body_max_bytes": size_in_bytes(service["body"]),
+            "limits": service["limits"],
         }
         for service in services
         if service["routes"]
@@ -327,6 +329,43 @@ def services_routes(services: list[dict]) -> list[dict]:
         for route in service["routes"]
     ]
     return sorted(routes, key=lambda route: (not route["host"], -len(route["path"]), route["host"], route["path"]))
+
+
+def services_limits(services: list[dict], requests: int = 0) -> list[dict]:
+    """Return what is counted of requests: the limits of services, and before them one of all requests of a client.
+
+    Each has `name`; `key`, the same for variables; `service`, empty for all; `number`, from 1, of which a request meets
+    at most one limit; `path`, `methods`, `requests`, `seconds`, `by`. For nginx, which lets as many in at once and then
+    one after the other: `rate`, how many a minute; `wait`, seconds until one more is let in; and `pattern`, what
+    "SERVICE METHOD PATH" has to be.
+
+    Parameters:
+        services: of `services_backends`.
+        requests: of a client in ten seconds, for all services; 0 for any number.
+    """
+    all_of_them = {"path": "", "methods": [], "requests": requests, "seconds": 10, "by": "client"}
+    found = [{"name": "all", "service": "", "number": 1, **all_of_them}] if requests else []
+    for service in services:
+        for number, limit in enumerate(service.get("limits") or [], start=1):
+            defaults = {"path": "", "methods": [], "seconds": 60, "by": "client"}
+            name = f"{service['name']}.{number}"
+            found.append({"name": name, "service": service["name"], "number": number + 1} | defaults | limit)
+    for limit in found:
+        limit["key"] = limit["name"].replace("-", "_")
+        limit["path"] = limit["path"].rstrip("/").lower()
+        limit["pattern"] = _pattern(limit)
+        limit["rate"] = max(1, limit["requests"] * 60 // limit["seconds"])
+        limit["wait"] = -(-60 // limit["rate"])
+    return found
+
+
+def _pattern(limit: Mapping) -> str:
+    """Return the expression of requests that a limit counts; a segment of a path may have parameters, after `;`."""
+    if not limit["service"]:
+        return "^"
+    methods = f"(?:{'|'.join(limit['methods'])})" if limit["methods"] else "[^ ]+"
+    path = "".join(f"{re.escape(part)}(?:;[^/]*)?" for part in re.findall(r"/[^/]+", limit["path"]))
+    return f"^{re.escape(limit['service'])} {methods} {path}{'(?:/|$)' if path else ''}"
 
 
 def service_environment(
@@ -503,6 +542,7 @@ class FilterModule:
             services_ingress,
             services_needs,
             services_routes,
+            services_limits,
             service_environment,
             services_run,
             size_in_bytes,

@@ -169,7 +169,15 @@ STANZA = "terrace"
 SENTINEL_SETTINGS = Path("/etc/redis/sentinel.env")
 POOLER_USER, POOLER_DIRECTORY = "postgres", "/run/postgresql"
 # Ours: of those that do not have to run, the failed ones are told.
-UNITS = ("haproxy@*", "nginx@*", "redis-server@*", "svc-*.service", "svc-*.timer", "terrace-*.service")
+UNITS = (
+    "haproxy@*",
+    "nginx@*",
+    "nginx-*.service",
+    "redis-server@*",
+    "svc-*.service",
+    "svc-*.timer",
+    "terrace-*.service",
+)
 
 
 class AnswerError(Exception):

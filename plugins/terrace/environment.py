@@ -85,6 +85,7 @@ class Environment:
             self._services,
             self._tls,
             self._databases,
+            self._protection,
             self._connections,
         ):
             self.problems += check()
@@ -255,6 +256,19 @@ class Environment:
             for text in topology.virtual_address_problems(virtual, self.groups, addresses):
                 yield Problem(file, key, text)
 
+    def _protection(self) -> Iterator[Problem]:
+        """Tell of trusted proxies that are none, and of an origin that is closed to everybody."""
+        file, key = self._where("trusted_proxies", "group_vars/all/main.yml")
+        trusted = self._get("trusted_proxies") or []
+        if isinstance(trusted, list):
+            for number, text in topology.trusted_problems(trusted):
+                yield Problem(file, f"{key}[{number}]", text)
+        if self._get("origin_closed") is True and not self._get("topology_trusted"):
+            file, key = self._where("origin_closed", "group_vars/all/main.yml")
+            yield Problem(
+                file, key, "is true, and nobody is trusted, so nobody would be answered; give trusted_proxies"
+            )
+
     def _get(self, name: str, default: Any = None) -> Any:
         """Return a variable of the first host; the default where there is none, or it cannot be evaluated."""
         try:
@@ -324,6 +338,12 @@ class Environment:
             nodes = len(self.groups.get(service["on"], []))
             for place, text in databases.limit_findings(service, nodes):
                 yield self._told(service["name"], f"database.{place}", text)
+            for number, limit in enumerate(service["limits"]):
+                if self._get("loadbalancer_engine") == "nginx" and limit["requests"] * 60 < limit["seconds"]:
+                    text = (
+                        "is less than one a minute, which nginx cannot count; allow more, or let HAProxy be the engine"
+                    )
+                    yield self._told(service["name"], f"limits[{number}]", text)
 
     def _told(self, name: str, place: str, text: str) -> Problem:
         """Return what is wrong with a service, where it stands: in the service's file, or in the environment's."""

@@ -21,6 +21,9 @@ MEMORY = re.compile(r"[1-9][0-9]*[KMGT]")
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 PATH = re.compile(r"/[^\s#]*")
+# What a limit's path may have: what is the same for both engines, in any spelling of a client's.
+LIMITED = re.compile(r"(/[A-Za-z0-9._~@:+-]+)+/?|/")
+METHOD = re.compile(r"[A-Z]{1,20}")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, -]+\])?")
@@ -30,6 +33,10 @@ RESERVED = {
     **dict.fromkeys(("admin", "backup", "default", "monitor", "replica", "sentinel"), "Redis"),
     **dict.fromkeys(("pgbouncer", "postgres", "template0", "template1"), "PostgreSQL"),
 }
+
+# HAProxy counts them in as many counters of a request.
+MOST_LIMITS = 8
+MOST_REQUESTS = 1_000_000
 
 # systemd.time(7): words, or weekdays, date, time and time zone, of which most may be left out.
 DAY = r"(mon|tue|wed|thu|fri|sat|sun)[a-z]*"
@@ -169,6 +176,7 @@ class Services:
             self.findings[name] += typed
         for name, service in self.sound.items():
             self.findings[name] += [*_source(service, "version" in declared[name]), *_sizes(service)]
+            self.findings[name] += _limits(service)
             self.findings[name] += database_findings(service.get("database") or {}, "database.")
             self._commands(name, service)
             self.findings[name] += static_findings(service, "routes" in service or "routes" not in declared[name])
@@ -399,6 +407,34 @@ def _route(route: Mapping, place: str) -> Iterator[Finding]:
         yield f"{place}.path", f"is {path!r}; write the character itself instead of its % code"
     elif re.search(r"//|/\.\.?(/|$)", path):
         yield f"{place}.path", f"is {path!r}; no request has a path with //, /. or /.. in it, so take that out"
+
+
+def _limits(service: Mapping) -> Iterator[Finding]:
+    """Tell of limits that are none, and of those that no request of the service ever meets."""
+    limits, routes = service.get("limits", []), service.get("routes", [])
+    if limits and not routes:
+        yield "limits", "the service has no route, so no load balancer counts its requests; add one, or take them out"
+        return
+    if len(limits) > MOST_LIMITS:
+        yield "limits", f"has {len(limits)}; give at most {MOST_LIMITS}, since a request may meet each of them"
+    for number, limit in enumerate(limits):
+        place, path = f"limits[{number}]", limit.get("path") or ""
+        if path and (not LIMITED.fullmatch(path) or re.search(r"/\.\.?(/|$)", path)):
+            yield f"{place}.path", f"is {path!r}; has to start with /, with letters, digits and ._~@:+- between slashes"
+        elif path and not any(_meets(path.rstrip("/").lower(), prefix(route)[1].lower()) for route in routes):
+            text = "no route of the service leads there; give the path as clients ask for it"
+            yield f"{place}.path", f"is {path!r}; {text}"
+        for key, most in (("requests", MOST_REQUESTS), ("seconds", 86400)):
+            if not 1 <= limit.get(key, 1) <= most:
+                yield f"{place}.{key}", f"is {limit[key]}; has to be between 1 and {most}"
+        for method in limit.get("methods", []):
+            if not METHOD.fullmatch(method):
+                yield f"{place}.methods", f"{method!r} is no method; write it in capitals, such as POST"
+
+
+def _meets(path: str, route: str) -> bool:
+    """Say whether one of two prefixes lies within the other."""
+    return f"{path}/".startswith(f"{route}/") or f"{route}/".startswith(f"{path}/")
 
 
 def prefix(route: Mapping) -> tuple[str, str]:

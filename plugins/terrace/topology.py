@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from terrace.contracts import guess
 from terrace.services import HOST
@@ -56,6 +56,23 @@ def virtual_address_problems(
             ipaddress.IPv4Address(addresses.get(host, ""))
         except ValueError:
             yield f"cannot be held by '{host}', whose own address is no IPv4 address; give it one in hosts.yml"
+
+
+def trusted_problems(given: Iterable[object]) -> Iterator[tuple[int, str]]:
+    """Return what is wrong with the addresses and networks of trusted proxies: each one's number, and the problem.
+
+    Parameters:
+        given: the addresses and networks.
+    """
+    for number, each in enumerate(given):
+        try:
+            network = ipaddress.ip_network(str(each))
+        except ValueError as error:
+            mend = "write the network's first address" if "host bits set" in str(error) else "names are not looked up"
+            yield number, f"is {each!r}; has to be an IP address or a network such as 198.51.100.0/24; {mend}"
+            continue
+        if network.prefixlen == 0:
+            yield number, f"is {each}, which is everybody, who could all say to be anybody; name the proxies"
 
 
 def _groups(groups: Mapping[str, list[str]], optional: Container[str]) -> Iterator[str]:

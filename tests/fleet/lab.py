@@ -281,6 +281,9 @@ def expected_listeners(name: str) -> set[str]:
     wanted |= {f"{address}:{PORTS[port]}" for group in of for port in on_address.get(group, [])}
     if "loadbalancer" in of and VIRTUAL:
         wanted |= {f"{VIRTUAL}:{PORTS[port]}" for port in on_address["loadbalancer"]}
+    together = _MAIN.get("loadbalancer_engine", "haproxy") == "haproxy" and len(BALANCERS) > 1
+    if "loadbalancer" in of and together and any(service.get("limits") for service in SERVICES.values()):
+        wanted.add(f"{address}:{PORTS['limits']}")
     if "app" in of:
         wanted |= {f"{address}:{service['port']}" for service in SERVICES.values()}
         local = ["pgbouncer", "node_primary", "node_replica", "node_cache", "node_queue"]

@@ -67,7 +67,12 @@ def test_what_a_change_that_was_cut_off_left_running_is_retired(hosts, playbook,
 
 def test_a_changed_configuration_is_taken_up_under_load(hosts, playbook, away_engine):
     """Another limit and back: two reloads of each balancer, one at a time; test_changes has others by the lab's own."""
-    marker = {f"{away_engine.input}_hsts": 60, "loadbalancer_engine": away_engine.name}
+    marker = {
+        f"{away_engine.input}_hsts": 60,
+        "loadbalancer_engine": away_engine.name,
+        "trusted_proxies": [lab.GATEWAY],
+    }
+    said = {"Host": "httpbin.lab", "X-Forwarded-For": "192.0.2.9, 203.0.113.9", "X-Forwarded-Host": "evil.example"}
     with (
         lab.Load(lab.BALANCERS[0], "/users?limit=1") as one,
         lab.Load(lab.BALANCERS[1], "/users?limit=1") as two,
@@ -75,9 +80,12 @@ def test_a_changed_configuration_is_taken_up_under_load(hosts, playbook, away_en
     ):
         changed = playbook("playbooks/loadbalancer.yml", "--extra-vars", lab.json.dumps(marker))
         lab.wait(lambda: "strict-transport-security" in lab.ask("lb1", "/users?limit=1").headers, 5, "it is sent")
+        # And who is trusted is believed who the client is.
+        echoed = lab.ask("lb1", "/get?show_env=1", headers=said).json()["headers"]
         back = playbook("playbooks/loadbalancer.yml", "--extra-vars", f"loadbalancer_engine={away_engine.name}")
     assert (changed.returncode, back.returncode) == (0, 0), changed.stdout + back.stdout
     assert not one.failed, one
     assert not two.failed, two
     assert not posts.failed, posts
+    assert [echoed[f"X-Forwarded-{name}"] for name in ("For", "Host")] == ["203.0.113.9", "httpbin.lab"]
     assert "strict-transport-security" not in lab.ask("lb1", "/users?limit=1").headers

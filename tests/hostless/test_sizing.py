@@ -453,7 +453,7 @@ def test_the_units_of_ours_are_those_that_roles_run():
     """Every unit of the roles that listens on a port is known as ours, and none of a package is."""
     patterns = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())["__preflight_units"]
     units = ["haproxy@lb", "haproxy@node", "nginx@lb", "patroni", "etcd", "pgbouncer", "redis-sentinel", "pgbackrest"]
-    units += ["redis-server@cache", "redis-server@queue"]
+    units += ["redis-server@cache", "redis-server@queue", "nginx-certificates"]
     for unit in units:
         assert any(re.fullmatch(pattern, f"{unit}.service") for pattern in patterns), unit
     for foreign in ("haproxy.service", "nginx.service", "redis-server.service", "postgresql@17-main.service"):

@@ -301,6 +301,60 @@ CASES: list[tuple[str, str, str, list[str]]] = [
             "inventory/qa/hosts.yml: the group 'app' has no host; add one, it may be a host of another group",
         ],
     ),
+    # Who asks the load balancers for others
+    (
+        MAIN,
+        "",
+        "trusted_proxies: [192.0.2.7, cdn.example.com, 192.0.2.9/24, 0.0.0.0/0, '2001:db8::/32']\n",
+        [
+            "inventory/qa/group_vars/all/main.yml: trusted_proxies[1]: is 'cdn.example.com'; has to be an IP address or a network such as 198.51.100.0/24; names are not looked up",
+            "inventory/qa/group_vars/all/main.yml: trusted_proxies[2]: is '192.0.2.9/24'; has to be an IP address or a network such as 198.51.100.0/24; write the network's first address",
+            "inventory/qa/group_vars/all/main.yml: trusted_proxies[3]: is 0.0.0.0/0, which is everybody, who could all say to be anybody; name the proxies",
+        ],
+    ),
+    (
+        MAIN,
+        "",
+        "origin_closed: true\n",
+        [
+            "inventory/qa/group_vars/all/main.yml: origin_closed: is true, and nobody is trusted, so nobody would be answered; give trusted_proxies"
+        ],
+    ),
+    # Limits
+    (
+        USERS,
+        "routes: [",
+        "limits: [{path: login, requests: 5}, {path: /x%2f, requests: 5}, {path: /users/../x, requests: 5}]\nroutes: [",
+        [
+            f"services/users.yml: limits[{number}].path: is '{path}'; has to start with /, with letters, digits and ._~@:+- between slashes"
+            for number, path in enumerate(["login", "/x%2f", "/users/../x"])
+        ],
+    ),
+    (
+        USERS,
+        "routes: [",
+        "limits: [{path: /login, requests: 5}, {requests: 0, seconds: 90000, methods: [post]}]\nroutes: [",
+        [
+            "services/users.yml: limits[0].path: is '/login'; no route of the service leads there; give the path as clients ask for it",
+            "services/users.yml: limits[1].requests: is 0; has to be between 1 and 1000000",
+            "services/users.yml: limits[1].seconds: is 90000; has to be between 1 and 86400",
+            "services/users.yml: limits[1].methods: 'post' is no method; write it in capitals, such as POST",
+        ],
+    ),
+    (
+        USERS,
+        "routes: [{path: /users, strip: true}]",
+        "limits: [{requests: 5}]",
+        [
+            "services/users.yml: limits: the service has no route, so no load balancer counts its requests; add one, or take them out"
+        ],
+    ),
+    (
+        USERS,
+        "routes: [",
+        f"limits: [{', '.join(['{requests: 5}'] * 9)}]\nroutes: [",
+        ["services/users.yml: limits: has 9; give at most 8, since a request may meet each of them"],
+    ),
     # The address that load balancers hold in turn
     (
         MAIN,
