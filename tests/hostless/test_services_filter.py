@@ -21,8 +21,8 @@ PORTS = {"ssh": 22, "postgresql": 5432, "node_primary": 5432, "node_health": 840
 GROUPS = {"all": ["a1", "a2", "d1"], "app": ["a1", "a2"], "jobs": ["a2"], "database": ["d1"], "none": []}
 MINIMAL = {"source": {"path": "x"}, "app": "x:app", "interface": "asgi", "port": 8001}
 KEYS = (
-    "source, version, app, interface, server, workers, threads, writes, port, routes, health, timeout, memory, body, "
-    "needs, database, cache, queue, environment, secrets, processes, schedule, on"
+    "source, version, app, interface, server, workers, threads, writes, port, routes, limits, health, timeout, memory, "
+    "body, needs, database, cache, queue, environment, secrets, processes, schedule, on"
 )
 
 
@@ -162,6 +162,7 @@ def test_nothing_wrong():
         "needs": ["users"],
         "database": {"migrate": "x", "pool": 2},
         "cache": True,
+        "limits": [{"path": "/x", "requests": 5, "methods": ["POST"], "by": "all"}],
         "queue": True,
         "environment": {"A": 1, "B": True, "C": "c", "D": 0.5},
         "secrets": ["S"],
@@ -373,6 +374,7 @@ def test_defaults():
             "writes": "auto",
             "port": port,
             "routes": [],
+            "limits": [],
             "health": {"live": "/healthz", "ready": "/readyz"},
             "timeout": {"request": 30, "stop": 30},
             "memory": "512M",
@@ -521,6 +523,7 @@ def test_backends_of_the_load_balancer():
             "health_port": 8400,
             "timeout_request": 7,
             "body_max_bytes": 1048576,
+            "limits": [],
         }
     ]
 
