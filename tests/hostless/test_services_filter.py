@@ -21,7 +21,7 @@ PORTS = {"ssh": 22, "postgresql": 5432, "node_primary": 5432, "node_health": 840
 GROUPS = {"all": ["a1", "a2", "d1"], "app": ["a1", "a2"], "jobs": ["a2"], "database": ["d1"], "none": []}
 MINIMAL = {"source": {"path": "x"}, "app": "x:app", "interface": "asgi", "port": 8001}
 KEYS = (
-    "source, version, app, interface, server, workers, threads, writes, port, routes, static, health, timeout, memory, "
+    "source, version, app, interface, server, workers, threads, writes, port, routes, static, limits, health, timeout, memory, "
     "body, needs, database, cache, queue, environment, secrets, processes, schedule, on"
 )
 
@@ -163,6 +163,7 @@ def test_nothing_wrong():
         "needs": ["users"],
         "database": {"migrate": "x", "pool": 2},
         "cache": True,
+        "limits": [{"path": "/x", "requests": 5, "methods": ["POST"], "by": "all"}],
         "queue": True,
         "environment": {"A": 1, "B": True, "C": "c", "D": 0.5},
         "secrets": ["S"],
@@ -375,6 +376,7 @@ def test_defaults():
             "port": port,
             "routes": [],
             "static": None,
+            "limits": [],
             "health": {"live": "/healthz", "ready": "/readyz"},
             "timeout": {"request": 30, "stop": 30},
             "memory": "512M",
@@ -523,6 +525,7 @@ def test_backends_of_the_load_balancer():
             "health_port": 8400,
             "timeout_request": 7,
             "body_max_bytes": 1048576,
+            "limits": [],
         }
     ]
 
