@@ -213,9 +213,8 @@ resilience-report: setup ## Write what runs of make resilience measured into doc
 
 .PHONY: lint
 lint: setup ## Check Ansible, YAML and Python
-	@yamllint --strict .
-	@ruff check . && ruff format --check .
-	@ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg ansible-lint --offline --strict
+	@yamllint --strict . & yaml=$$!; ruff check . && ruff format --check . & python=$$!; \
+	ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/python tests/lint.py --offline --strict && wait $$yaml && wait $$python
 
 .PHONY: test-hostless
 test-hostless: setup ## Check templates, contracts, inventories, filters and modules; no host is needed
