@@ -35,7 +35,18 @@ class Pebble:
 
     def _certify(self, folder: Path) -> None:
         """Give the server, whose package has none, a certificate of an authority of its own."""
-        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "9"]
+        made = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "9",
+        ]
         made += ["-subj", "/CN=acme"]
         made += ["-addext", f"subjectAltName=IP:{self.host.address}", "-keyout", folder / "acme.key", "-out", self.ca]
         subprocess.run(made, check=True, capture_output=True)
