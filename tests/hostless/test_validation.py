@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from landscape import ROOT, load, problems
 from terrace.environment import Environment
@@ -1308,6 +1309,36 @@ def test_a_need_whose_variable_is_taken(qa, need, key, variable, whose):
     assert said(qa) == [
         f"services/asker.yml: needs: '{need}' would give {variable}, which is that of {whose}; rename that service"
     ]
+
+
+def test_a_certificate_for_clients(qa):
+    change(MAIN, "state: /nowhere", "state: /nowhere\ntls: {mode: acme, names: [www], mail: a, renew_days: x}")
+    assert said(qa) == [
+        f"{MAIN}: tls.mail: unknown key; did you mean 'email'?",
+        f"{MAIN}: tls.renew_days: is 'x'; has to be a whole number",
+    ]
+
+
+def test_names_that_no_acme_server_certifies_are_told_where_they_stand(qa):
+    change(MAIN, "state: /nowhere", "state: /nowhere\ntls: {mode: acme, names: [www]}")
+    change("services/shop.yml", "shop.example.com", "shop")
+    dotless = "has no dot, so no authority certifies it; give the whole name, as clients ask for it"
+    assert said(qa) == [f"{MAIN}: tls.names[0]: www {dotless}", f"services/shop.yml: routes[1].host: shop {dotless}"]
+
+
+def test_the_key_of_a_certificate_may_be_encrypted(qa):
+    """The certificate is one that an authority of its own signed, which nobody trusts; the key is that of it."""
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90"]
+    files = ["-keyout", "inventory/qa/.key", "-out", "inventory/qa/.crt"]
+    names = ["-subj", "/CN=x", "-addext", "subjectAltName=DNS:*.example.com"]
+    subprocess.run([*made, *files, *names], check=True, capture_output=True)
+    key = Path("inventory/qa/.key")
+    key.write_bytes(VaultLib([("default", VaultSecret(b"typed"))]).encrypt(key.read_bytes()))
+    change(MAIN, "state: /nowhere", "state: /nowhere\ntls: {mode: files, certificate: .crt, key: .key}")
+    trust = "is signed by itself, which no client trusts; use tls.mode internal, or one of an authority"
+    assert problems(qa, "typed") == [f"{MAIN}: tls.certificate: {trust}"]
+    [unread, _] = problems(qa)
+    assert unread.startswith(f"{MAIN}: tls.key: {qa}/.key cannot be read: ")
 
 
 class Counted(dict):
