@@ -358,6 +358,10 @@ def _differences(service: Mapping, release: Mapping) -> list[str]:
         for key in declared
         if declared[key] and (has[key] if key != "version" else source) and declared[key] != has[key]
     ]
+    files = (service.get("static") or {}).get("url", ""), (release.get("static") or {}).get("url", "")
+    if source and files[0] != files[1]:
+        declared_at, live_at = (f"at {url}" if url else "at no address" for url in files)
+        found.append(f"static files {declared_at} are declared, {live_at} they are live")
     was = _public(source.get("origin", ""))
     if source and (source["kind"] != kind or (kind != "path" and was != _public(origin))):
         found.append(f"source {kind} {_public(origin)} is declared, {source['kind']} {was} is live".replace("  ", " "))

@@ -24,7 +24,7 @@ HISTORY = ".deploys.jsonl"
 GATE = "terrace-release-gate.service"
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,23}$"
 # What is told of an installed release, of what its release.json says.
-DESCRIBED = ("version", "commit", "source", "server", "interface", "bundle_sha256")
+DESCRIBED = ("version", "commit", "source", "server", "interface", "bundle_sha256", "static")
 
 
 # How notes on a node write a time: in UTC, to the second.
@@ -111,7 +111,8 @@ def releases_of(name: str, root: str = ROOT) -> dict[str, Any]:
 
     name: the service. root: the directory above all services.
     Returns: installed (ids, oldest first), releases (id to version, commit, source, server, interface, sha256 of the
-    archive, bundle_sha256 of its dependencies' wheels, and installed_at), slots (blue and green to an id, or an empty
+    archive, bundle_sha256 of its dependencies' wheels, static (what it has of static files, if anything) and
+    installed_at), slots (blue and green to an id, or an empty
     string), live_slot (blue, green or empty), live (the id in that slot, or empty), agreed and serial (the id that the
     fleet agreed on last, and the number of that agreement; empty and 0 where there was none), and under_way (the deploy
     that has begun and was not ended; empty without one).

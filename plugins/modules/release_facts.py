@@ -46,7 +46,8 @@ services:
   description: >-
     By service: C(installed), ids of complete releases, oldest first; C(releases), by id their C(version), C(commit),
     C(source) with its C(kind) and C(origin), C(server), C(interface), the archive's C(sha256), C(bundle_sha256), that
-    of its dependencies' bundle, and C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot),
+    of its dependencies' bundle, C(static) with the C(url), C(files) and C(bytes) of its static files, and
+    C(installed_at); C(slots), the ids that C(blue) and C(green) lead to; C(live_slot),
     the live one of the two; C(live), the id in it; C(agreed) and C(serial), the id that the fleet agreed on last and
     the number of that agreement; C(under_way), the deploy that has begun and was not ended; with O(history),
     C(history), the ended ones, oldest first. What is missing is an empty string.

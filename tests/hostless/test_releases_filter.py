@@ -188,6 +188,22 @@ LIVE = {"version": "v2", "server": "gunicorn", "interface": "asgi", "source": {"
         ({"version": "v1"}, {"version": ""}, None),
         ({"server": "granian"}, {}, "orders: server gunicorn is declared, granian is live"),
         (
+            {},
+            {"static": {"url": "/static/"}},
+            "orders: static files at /static/ are declared, at no address they are live",
+        ),
+        (
+            {"static": {"url": "/a/"}},
+            {"static": {"url": "/b/"}},
+            "orders: static files at /b/ are declared, at /a/ they are live",
+        ),
+        ({"static": {"url": "/a/"}}, {"static": {"url": "/a/"}}, None),
+        (
+            {"static": {"url": "/a/"}},
+            {"static": None},
+            "orders: static files at no address are declared, at /a/ they are live",
+        ),
+        (
             {"source": {"kind": "pypi", "origin": "httpbin"}},
             {},
             "orders: source path x is declared, pypi httpbin is live",
