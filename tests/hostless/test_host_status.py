@@ -20,7 +20,6 @@ import pytest
 
 from landscape import load
 
-load("plugins/module_utils/releases.py", "ansible.module_utils.releases")
 module = load("plugins/modules/host_status.py", "host_status")
 
 
