@@ -439,7 +439,7 @@ def test_ports_are_those_of_the_hosts_daemons(lab, single):
     def listed(landscape, host: str) -> list[tuple[str, int]]:
         return [(port["address"], port["port"]) for port in landscape.value(host, "preflight_ports")]
 
-    assert listed(lab, "lb1") == [("10.77.0.11", 80), ("10.77.0.11", 443)]
+    assert listed(lab, "lb1") == [("10.77.0.11", port) for port in (80, 443, 8403)]
     assert sorted(listed(lab, "db1")) == [("10.77.0.41", port) for port in (2379, 2380, 5432, 8008, 8432)]
     local = [6432, 5432, 5433, 6379, 6380, 8002]
     assert listed(lab, "app1") == [
