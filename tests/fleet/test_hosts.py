@@ -96,7 +96,7 @@ def test_no_secret_is_readable_by_everyone(hosts):
             " -type f -perm -o+r -exec tail --verbose --lines=+1 {} + 2>/dev/null || true"
         )
         read = re.split(r"(?m)^==> (/.*) <==$", shown)[1:]
-        assert "/etc/systemd/system/" in "".join(read[::2])
+        assert "/etc/terrace/pki/ca.crt" in read[::2]
         for path, content in zip(read[::2], read[1::2], strict=True):
             assert key not in content
             assert not re.search(secret.pattern + r"\S*[=: ]+\S{20,}", content), f"{host.name}:{path}"
