@@ -226,7 +226,8 @@ test-examples: setup-lab ## Run the example services' own tests
 
 .PHONY: test
 test: setup-lab ## Run every check there is, the whole lab included
-	@$(MAKE) --jobs=2 --output-sync=target lint test-examples
+	@# The lab's images come meanwhile: they wait for the network and the disk.
+	@molecule/lab/image >&2 & image=$$!; $(MAKE) --jobs=2 --output-sync=target lint test-examples || { wait $$image; exit 1; }; wait $$image
 	@$(MAKE) test-hostless
 	@# Where one fails, the log's end says what: who reads only that, as of a CI run, need not search.
 	@set -o pipefail; COLUMNS=160 molecule test --all 2>&1 | tee .terrace/test.log || { .ci/failures .terrace/test.log; exit 1; }

@@ -80,6 +80,8 @@ class Session:
         self.outcomes: list[Outcome] = []
         self._say, self._settle = say, settle
         self._settled: set[str] = set()
+        # Whether the fault before ended well, and nothing was done since.
+        self._well = False
         folder.mkdir(parents=True)
         self.name = f"resilience-{datetime.now():%Y%m%d-%H%M%S}"
         self.ledger = ledger.Ledger(folder / "ledger.jsonl")
@@ -134,7 +136,9 @@ class Session:
         return outcome
 
     def _perform(self, fault: Fault, outcome: Outcome) -> None:
-        self._wait_until_well(WELL)
+        if not self._well:
+            self._wait_until_well(WELL)
+        self._well = False
         outcome.begin = self.load.now()
         target = fault.find(self.fleet)
         outcome.target = str(target)
@@ -157,6 +161,7 @@ class Session:
         well = None
         try:
             well = self._wait_until_well(WELL, since=outcome.healed)
+            self._well = True
         except HostError as error:
             outcome.problems.append(str(error))
         outcome.end = self.load.now()
@@ -168,6 +173,7 @@ class Session:
             outcome.limits.append(vars(limit) | {"value": value, "holds": limit.holds(value)})
         if self._settle and fault.kind not in self._settled:
             self._settled.add(fault.kind)
+            self._well = False
             self._say(f"{fault.name}: running site.yml, which is to change nothing")
             outcome.problems += [f"site.yml: {line}" for line in checks.unsettled(self.fleet)]
 

@@ -18,7 +18,13 @@ OTHER = {"blue": "green", "green": "blue"}
 MARK = f"mark-{time.time_ns()}"
 # What the settings concern; the rest of the landscape is not this test's.
 TAGS = ("--tags=pki,haproxy,python_service", "--limit=loadbalancer,app")
-LOADS = (("lb1", "/users?limit=1", {}), ("lb2", "/orders?limit=1", {}), ("lb2", "/status/200", {"Host": "httpbin.lab"}))
+LOADS = (
+    ("lb1", "/users?limit=1", {}, None),
+    ("lb2", "/orders?limit=1", {}, None),
+    ("lb2", "/status/200", {"Host": "httpbin.lab"}, None),
+    # At a node itself, where no balancer tries again.
+    ("app1", "/users?limit=1", {}, lab.SERVICES["users"]["port"]),
+)
 
 
 def changed(**services: dict) -> str:
@@ -38,11 +44,11 @@ SETTINGS = changed(
 
 @contextlib.contextmanager
 def under_load() -> Iterator[None]:
-    """Ask each service by a load balancer all the while, and find every answer good."""
+    """Ask each service by a load balancer all the while, and one at a node itself, and find every answer good."""
     with contextlib.ExitStack() as stack:
         loads = [
-            stack.enter_context(lab.Load(host, path, clients=2, headers=headers, longest=900, pause=0.3))
-            for host, path, headers in LOADS
+            stack.enter_context(lab.Load(host, path, port=port, clients=2, headers=headers, longest=900, pause=0.3))
+            for host, path, headers, port in LOADS
         ]
         yield
     for load in loads:
@@ -94,6 +100,8 @@ def test_changed_settings_reach_every_node_and_fail_no_request(hosts, playbook):
         assert flipped == {"users", "httpbin"}, node
         assert len(workers(host, unit(host, "users"))) == 3, node
         assert environment_of(host, "users")["MARK"] == MARK, node
+        assert f"MARK={MARK}" in host.run("cat /etc/terrace/services/users/service.env").replace('"', ""), node
+        assert host.show(f"svc-users@{before[node, 'users']}", "ActiveState") == "inactive", node
         command = host.run(f"tr '\\0' ' ' </proc/{processes(host, unit(host, 'httpbin'))[0]}/cmdline")
         assert "--timeout=4 " in command, node
         slow = lab.ask(node, "/delay/7", port=lab.SERVICES["httpbin"]["port"], headers={"Host": "httpbin.lab"})

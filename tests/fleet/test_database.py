@@ -201,7 +201,7 @@ def etcd_members(host) -> dict[str, bool]:
 def test_a_member_of_etcd_that_lost_its_disk_is_replaced_by_a_run(hosts, db, playbook):
     lost = hosts[next(name for name in lab.GROUPS["etcd"] if name != db.name)]
     lost.run("systemctl stop etcd && rm -rf /var/lib/etcd/* /etc/default/etcd-bootstrap")
-    done = playbook("site.yml", "--tags=etcd")
+    done = playbook("playbooks/database.yml", "--tags=etcd")
     assert done.returncode == 0, done.stdout[-3000:]
     assert etcd_members(lost) == dict.fromkeys(lab.GROUPS["etcd"], True)
     assert lab.primary().name == db.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+import contextlib
 
 import lab
 
@@ -48,21 +48,21 @@ def test_it_is_not_root_and_binds_its_address_alone(hosts, engine):
         assert not any(address.startswith(("0.0.0.0", "*", "[::]")) for address in found), found  # noqa: S104
 
 
-@pytest.mark.parametrize("enabled", ["enable", "disable"])
-def test_what_a_change_that_was_cut_off_left_running_is_retired(hosts, playbook, away_engine, enabled):
-    """The old engine still runs beside the new one, enabled or no longer; the next run ends it unnoticed."""
-    balancer = lab.BALANCERS[0]
-    host, old = hosts[balancer], other(away_engine)
-    host.run(f"systemctl start {old.unit} && systemctl {enabled} {old.unit}")
-    with lab.Load(balancer, "/users?limit=1", clients=4) as load, lab.writes(balancer) as posts:
-        done = playbook(
-            "playbooks/loadbalancer.yml", "--limit", balancer, "--extra-vars", f"loadbalancer_engine={away_engine.name}"
-        )
+def test_what_a_change_that_was_cut_off_left_running_is_retired(hosts, playbook, away_engine):
+    """The old engine still runs beside the new one, here enabled, there no longer; the next run ends it unnoticed."""
+    old = other(away_engine)
+    for balancer, enabled in zip(lab.BALANCERS, ("enable", "disable"), strict=True):
+        hosts[balancer].run(f"systemctl start {old.unit} && systemctl {enabled} {old.unit}")
+    with contextlib.ExitStack() as stack:
+        loads = [stack.enter_context(lab.Load(balancer, "/users?limit=1", clients=4)) for balancer in lab.BALANCERS]
+        loads += [stack.enter_context(lab.writes(balancer)) for balancer in lab.BALANCERS]
+        done = playbook("playbooks/loadbalancer.yml", "--extra-vars", f"loadbalancer_engine={away_engine.name}")
     assert done.returncode == 0, done.stdout
-    assert not load.failed, load
-    assert not posts.failed, posts
-    assert host.show(old.unit, "ActiveState") == "inactive"
-    assert host.show(old.unit, "UnitFileState") == "disabled"
+    for load in loads:
+        assert not load.failed, load
+    for balancer in lab.BALANCERS:
+        assert hosts[balancer].show(old.unit, "ActiveState") == "inactive"
+        assert hosts[balancer].show(old.unit, "UnitFileState") == "disabled"
 
 
 def test_a_changed_configuration_is_taken_up_under_load(hosts, playbook, away_engine):

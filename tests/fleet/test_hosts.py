@@ -90,11 +90,13 @@ def test_no_secret_is_readable_by_everyone(hosts):
     key = (lab.STATE / "vault_key").read_text().split()[0]
     secret = re.compile(r"(password|requirepass|masterauth|postgresql://|redis://)", re.IGNORECASE)
     for host in hosts.values():
-        readable = host.run(
+        # Each file after a line with its name.
+        shown = host.run(
             "find /etc/terrace /etc/haproxy /etc/patroni /etc/pgbouncer /etc/redis /etc/default /etc/systemd/system"
-            " -type f -perm -o+r 2>/dev/null || true"
-        ).split()
-        for path in readable:
-            content = host.run(f"cat {path}")
+            " -type f -perm -o+r -exec tail --verbose --lines=+1 {} + 2>/dev/null || true"
+        )
+        read = re.split(r"(?m)^==> (/.*) <==$", shown)[1:]
+        assert "/etc/terrace/pki/ca.crt" in read[::2]
+        for path, content in zip(read[::2], read[1::2], strict=True):
             assert key not in content
             assert not re.search(secret.pattern + r"\S*[=: ]+\S{20,}", content), f"{host.name}:{path}"

@@ -256,32 +256,6 @@ def test_a_command_runs_in_the_live_release_with_its_environment(playbook, monke
     assert f"orders http://127.0.0.1:{lab.SERVICES['users']['port']}" in done.stdout
 
 
-def declared(environment: dict) -> list[str]:
-    """Return the words that give users another environment, for a run of one node's services."""
-    services = {name: dict(own or {}) for name, own in lab.OWN.items()}
-    services["users"]["environment"] = environment
-    return [
-        "playbooks/app.yml",
-        "--tags=python_service",
-        "--limit=app1",
-        "--extra-vars",
-        json.dumps({"services": services}),
-    ]
-
-
-def test_a_changed_environment_flips_the_slot_and_fails_no_request(hosts, playbook, everything_ready):
-    host = hosts["app1"]
-    before = host.live_slot("users")
-    other = {"blue": "green", "green": "blue"}[before]
-    with lab.Load("app1", "/users?limit=1", port=lab.SERVICES["users"]["port"], clients=4) as load:
-        changed = playbook(*declared({"LOG_LEVEL": "debug"}))
-        assert changed.returncode == 0, changed.stdout[-3000:]
-    assert not load.failed, load
-    assert host.live_slot("users") == other
-    assert host.show(f"svc-users@{before}", "ActiveState") == "inactive"
-    assert "LOG_LEVEL" in host.run("cat /etc/terrace/services/users/service.env")
-
-
 def test_a_new_node_gets_the_release_that_its_peers_run(hosts, playbook, everything_ready, tmp_path):
     """app3 loses users as if it were new, and so does the controller: the same release and bundle come from a peer."""
     host = hosts["app3"]

@@ -13,8 +13,8 @@ import lab
 HEALTH = "/.well-known/terrace/balancer"
 # Seconds in which another balancer has the address: three adverts that did not come, or two checks without an answer.
 DEAD, BROKEN = 2, 3
-# Seconds in which nothing may move any more.
-SETTLED = 5
+# Seconds in which nothing may move any more: longer than two answers and three adverts, after which it would have.
+SETTLED = 3
 
 
 @pytest.fixture(autouse=True)

@@ -906,6 +906,22 @@ def test_what_does_not_fit_is_left_out(session):
     assert lines == ["outage: SKIPPED: app has 3 of the 9 hosts that it takes"]
 
 
+def test_all_is_seen_to_be_well_once_between_two_faults(session, monkeypatch):
+    """Before the first, after each, and again where a run of site.yml came in between."""
+    kind, running, _ = session
+    asked = []
+    monkeypatch.setattr(sessions, "status", lambda _: asked.append(1) or environment.Health(True))
+    short = outage(kind, held=0.1, watched=0.1)
+    for _ in range(2):
+        running.perform(short)
+    assert len(asked) == 3
+    monkeypatch.setattr(checks, "unsettled", lambda _: [])
+    running._settle = True
+    for _ in range(2):
+        running.perform(short)
+    assert len(asked) == 6
+
+
 def refuse(*words: object) -> None:
     """Refuse whatever it is."""
     raise environment.RefusedError("no")

@@ -137,6 +137,22 @@ def test_secrets_are_found_where_they_belong(single):
     assert missing == {derived, single.value("solo", "vault_key"), awkward} | readers
 
 
+def test_what_tasks_show_of_databases_is_all_but_their_passwords(single):
+    def passwords(value: object) -> set[str]:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        own = {value["password"]} if isinstance(value, dict) and "password" in value else set()
+        return own.union(*map(passwords, parts))
+
+    whole, bare = (single.value("solo", f"postgresql_databases{shown}") for shown in ("", " | databases_bare"))
+    # Of each database, those of its owner, its two logins and its reader.
+    assert len(passwords(whole)) == 4 * len(whole) > 0
+    assert passwords(bare) == set()
+    for database in whole:
+        for role in (database["owner"], database["reader"], *database["application"]["logins"]):
+            del role["password"]
+    assert bare == whole
+
+
 def test_a_services_secrets_are_in_its_own_environment_alone(landscape):
     token = VAULT_SERVICES["shop"]["TOKEN"]
     holders = {file.path for file in landscape.files if token in file.text}
