@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import types
 from pathlib import Path
@@ -23,8 +24,9 @@ def lab_nginx(tmp_path_factory) -> Landscape:
     return Landscape(ROOT / "inventory/lab", loadbalancer_engine="nginx", lab_state=str(tmp_path_factory.mktemp("lab")))
 
 
+@functools.cache
 def configuration(landscape: Landscape) -> File:
-    return next(file for file in landscape.files if file.path == "/etc/nginx/lb.conf")
+    return next(file for file in landscape.files_of("lb1") if file.path == "/etc/nginx/lb.conf")
 
 
 def block(file: File, start: str) -> list[str]:
