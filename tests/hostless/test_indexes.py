@@ -649,12 +649,13 @@ def test_poolers_and_postgresql_know_a_database_of_no_service():
 
 
 def test_indexes_are_applied_after_the_migrations():
-    """In a deploy before a node is switched, and as the last of a run of the landscape."""
+    """In a deploy before a node is switched, and near the end of a run of the landscape."""
     plays = yaml.safe_load((ROOT / "playbooks/deploy_switch.yml").read_text())
     [block] = plays[0]["tasks"]
     names = [task["name"] for task in block["block"]]
     migrated = names.index("Migrate the databases")
     assert names[migrated + 1] == "Have their databases have their indexes"
     assert plays[1]["name"].startswith("Switch the nodes")
-    last = yaml.safe_load((ROOT / "site.yml").read_text())[-1]
-    assert last["ansible.builtin.import_playbook"] == "playbooks/indexes.yml"
+    imported = [play["ansible.builtin.import_playbook"] for play in yaml.safe_load((ROOT / "site.yml").read_text())]
+    # What an ACME server refuses keeps nothing else from being done.
+    assert imported[-2:] == ["playbooks/indexes.yml", "playbooks/certificates.yml"]
