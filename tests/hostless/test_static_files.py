@@ -14,7 +14,6 @@ from pathlib import Path
 import brotli
 import pytest
 from ansible.module_utils import release_static, static_files
-from ansible.module_utils.releases import ReleaseError
 
 from landscape import File, Landscape, load
 from test_releases import write
@@ -139,7 +138,9 @@ def test_what_the_application_has_compressed_is_compressed_anew(make, tmp_path):
 
 def test_a_hash_that_is_not_that_of_the_content_is_refused(make):
     name = make({"app.css": CSS}).names["app.css"]
-    with pytest.raises(ReleaseError, match=f"web/dist/{re.escape(name)} has a hash in its name that is not that of"):
+    with pytest.raises(
+        release_static.ReleaseError, match=f"web/dist/{re.escape(name)} has a hash in its name that is not that of"
+    ):
         make({name: "something else"})
 
 
@@ -149,7 +150,7 @@ def test_what_cannot_be_served_is_refused(make, tmp_path, monkeypatch):
     def told(mend: Callable[[Path], None], name: str) -> str:
         path = source / name
         mend(path)
-        with pytest.raises(ReleaseError) as error:
+        with pytest.raises(release_static.ReleaseError) as error:
             make({})
         path.unlink()
         return str(error.value)
@@ -174,7 +175,7 @@ def test_what_cannot_be_served_is_refused(make, tmp_path, monkeypatch):
 
 
 def test_an_empty_directory_is_refused(make):
-    with pytest.raises(ReleaseError, match=r"web/dist has no files; name the directory that has them"):
+    with pytest.raises(release_static.ReleaseError, match=r"web/dist has no files; name the directory that has them"):
         make({".hidden": ""})
 
 
@@ -267,14 +268,14 @@ def test_a_link_in_a_release_is_not_shown(home):
     folder = write(home / "releases/r1", {static_files.LINKS: "{}"})
     (folder / "static").mkdir()
     (folder / "static/passwd").symlink_to("/etc/passwd")
-    with pytest.raises(ReleaseError, match="static/passwd is no regular file"):
+    with pytest.raises(static_files.ReleaseError, match="static/passwd is no regular file"):
         static_files.publish(home, "r1", [])
 
 
 @pytest.mark.parametrize("links", [{"../../x": "a"}, {"x": "../../../etc/passwd"}])
 def test_names_that_lead_out_of_a_release_are_refused(home, links):
     write(home / "releases/r1", {static_files.LINKS: json.dumps(links), "static/a": ""})
-    with pytest.raises(ReleaseError, match="out of the release; build it again"):
+    with pytest.raises(static_files.ReleaseError, match="out of the release; build it again"):
         static_files.publish(home, "r1", [])
 
 
