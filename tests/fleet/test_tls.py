@@ -204,12 +204,14 @@ def test_a_challenge_is_found_whichever_host_is_asked_for_it(hosts, pebble):
 
 def test_nobody_but_peers_gets_the_key(hosts, pebble):
     [file] = hosts[FIRST].run(f"ls {STATE}/newest").split()
-    own = "--cacert /etc/terrace/pki/ca.crt --cert /etc/terrace/pki/host.crt --key /etc/terrace/pki/host.key"
-    asked = f"curl --silent --output /dev/null --write-out '%{{http_code}}' https://{hosts[FIRST].address}:{lab.PORTS['certificates']}"
-    assert hosts[SECOND].run(f"{asked}/newest/{file} {own}") == "200"
-    assert hosts[SERVER].run(f"{asked}/newest/{file} {own}") == "403"
-    assert hosts[SERVER].run(f"{asked}/newest/{file} --insecure") == "400"
-    assert hosts[SECOND].run(f"{asked}/state.json {own}") == "404"
+    asked = f"https://{hosts[FIRST].address}:{lab.PORTS['certificates']}"
+    curl = "curl --silent --output /dev/null --write-out '%{http_code}' --cacert /etc/terrace/pki/ca.crt"
+    password = hosts[SECOND].run("sed -n 's/^password=//p' /etc/terrace/tls/certificates.conf")
+    said = f"--header 'X-Terrace-Exchange: {password}'"
+    assert hosts[SECOND].run(f"{curl} {said} {asked}/newest/{file}") == "200"
+    assert hosts[SECOND].run(f"{curl} {asked}/newest/{file}") == "403"
+    assert hosts[SERVER].run(f"{curl} {said} {asked}/newest/{file}") == "403"
+    assert hosts[SECOND].run(f"{curl} {said} {asked}/state.json") == "404"
 
 
 def test_one_that_is_alive_renews_it_and_one_that_comes_back_takes_it_up(hosts, pebble, home_engine):

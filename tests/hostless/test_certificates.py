@@ -237,7 +237,7 @@ NAMES = ("a.example.com", "b.example.com")
 def settings() -> program.Settings:
     return program.Settings(
         directory="https://acme.example.com/dir", names=NAMES, email="", ca="", renew_days=30, renew_share=0.33,
-        order=0, hosts=2, units=("haproxy@lb",), peers={},
+        order=0, hosts=2, units=("haproxy@lb",), peers={}, password="secret",
     )  # fmt: skip
 
 
@@ -542,9 +542,13 @@ def test_settings_are_those_of_the_template(nginx, stored, tmp_path):
 
 def test_only_peers_are_let_in(stored):
     [file] = [f for f in stored.files if (f.host, f.path) == ("two", "/etc/nginx/certificates.conf")]
-    assert file.text.count("ssl_verify_client on;") == 1
-    listed = [line.strip() for line in file.text.splitlines() if line.strip().startswith('"CN=')]
-    assert listed == ['"CN=one" peer;', '"CN=three" peer;']
+    listed = [line.strip() for line in file.text.splitlines() if line.strip().startswith(("allow ", "deny "))]
+    peers = [f"allow {stored.value(name, 'topology_address')};" for name in ("one", "three")]
+    assert listed == ["deny all;", *peers, "deny all;"]
+    password = stored.value("two", "certificates_password")
+    assert len(password) == 43
+    assert f'"{password}" peer;' in file.text
+    assert file.text.count(f'proxy_set_header X-Terrace-Exchange "{password}";') == 2
     # A challenge that is not here is looked for at one after the other.
     assert file.text.count("proxy_ssl_verify on;") == 2
     assert "try_files $uri @one;" in file.text
