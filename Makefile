@@ -219,7 +219,7 @@ lint: setup ## Check Ansible, YAML and Python
 .PHONY: test-hostless
 test-hostless: setup ## Check templates, contracts, inventories, filters and modules; no host is needed
 	@# One more than there are cores: some tests wait most of their time.
-	@pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup --no-loadscope-reorder tests/hostless
+	@pytest --numprocesses=$$(($$(nproc) + 1)) tests/hostless
 
 .PHONY: test-examples
 test-examples: setup-lab ## Run the example services' own tests

@@ -13,32 +13,44 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "plugins")]
 
 import ansible.module_utils  # noqa: E402
 import pytest  # noqa: E402
+from xdist.remote import Producer  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from landscape import Landscape  # noqa: E402
 
 if str(ROOT / "plugins/module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(ROOT / "plugins/module_utils"))
 
-# What takes seconds to render; each worker of `make test-hostless` that needs one renders it anew.
-LANDSCAPES = {"lab", "single", "ha", "nginx", "stored", "production", "staging", "landscape"}
-# Files whose tests share nothing and mostly run Ansible or pip: they go last, one by one, to whoever has nothing to do.
+# Files whose tests look at whole landscapes: one worker of `make test-hostless` does them all, and renders each once.
+LANDSCAPES = {f"test_{name}.py" for name in ("templates", "roles", "packages", "nginx", "keepalived", "sizing")}
+# Files whose tests share nothing and take long: one by one and last, they go to whoever has nothing else to do.
 APART = {"test_plan.py", "test_releases.py", "test_rotation.py"}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have what shares a landscape, or else a file, be done by one worker, and what can be done by any come last.
+class Shares(LoadScopeScheduling):
+    """Gives each worker a file at a time, in the order in which tests were collected."""
 
-    They are given away in this order (--dist=loadgroup, --no-loadscope-reorder).
-    """
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        name = file.rpartition("/")[2]
+        return "landscapes" if name in LANDSCAPES else nodeid if name in APART else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Shares:
+    """Have tests be shared out so, whatever way was asked for."""
+    config.option.loadscopereorder = False
+    return Shares(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what has to be done by one worker come first, the longest before all, and what any can do come last."""
+    first = ["landscapes", "test_environment.py"]
 
     def rank(item: pytest.Item) -> int:
-        return 0 if LANDSCAPES & set(item.fixturenames) else 2 if item.path.name in APART else 1
+        name = "landscapes" if item.path.name in LANDSCAPES else item.path.name
+        return first.index(name) if name in first else len(first) + (name in APART)
 
     items.sort(key=rank)
-    for item in items:
-        if rank(item) < 2:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if rank(item) else "landscapes"))
 
 
 @pytest.fixture(autouse=True)
