@@ -19,6 +19,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from terrace import caching
 from terrace import rotation as rotations
 from terrace.connections import pools
 from terrace.services import MEMORY, listed, need_variable, read
@@ -217,6 +218,9 @@ def services_backends(
             "health_port": health_port,
             "timeout_request": service["timeout"]["request"],
             "body_max_bytes": size_in_bytes(service["body"]),
+            "cached": caching.rules(service),
+            "compression": caching.compression(service),
+            "brotli_asked": "brotli" in (service["compression"] or []),
         }
         for service in services
         if service["routes"]

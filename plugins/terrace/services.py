@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from terrace import queries, yaml_files
+from terrace import caching, queries, yaml_files
 from terrace.contracts import Finding, contract, filled, findings, guess, shown
 from terrace.databases import database_findings
 from terrace.yaml_files import Problem
@@ -168,6 +168,7 @@ class Services:
             self.findings[name] += [*_source(service, "version" in declared[name]), *_sizes(service)]
             self.findings[name] += database_findings(service.get("database") or {}, "database.")
             self._commands(name, service)
+            self.findings[name] += caching.findings(service)
             self.findings[name] += queries.findings((service.get("database") or {}).get("queries") or {})
             self._variables(name, service)
             self._nodes(name, service.get("on", "app"))
