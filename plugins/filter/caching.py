@@ -16,16 +16,18 @@ def services_keep(backends: list[dict], engine: str) -> bool:
     return any(its.get("cached", []) or (its.get("brotli_asked") and engine == "haproxy") for its in backends)
 
 
-def services_edge(backends: list[dict], origins: list[dict], port: int) -> list[dict]:
+def services_edge(backends: list[dict], origins: list[str], port: int) -> list[dict]:
     """Return what an edge host has to know of services: what a load balancer has, whose nodes are the load balancers.
 
     Parameters:
         backends: what `services_backends` returned.
-        origins: where the load balancers are reached, each by name and address.
+        origins: the addresses where the load balancers are reached.
         port: their port for TLS.
     """
+    nodes = [{"name": f"origin{number}", "address": address} for number, address in enumerate(origins, 1)]
     return [
-        its | {"nodes": origins, "port": port, "routes": [route | {"strip": False} for route in its["routes"]]}
+        its
+        | {"nodes": nodes, "port": port, "routes": [route | {"strip": False} for route in its["routes"]]}
         for its in backends
     ]
 

@@ -32,6 +32,7 @@ def ports_wanted(
     """
     own = [
         ("loadbalancer", "the load balancer", ("http", "https")),
+        ("edge", "the edge", ("http", "https")),
         ("database", "PostgreSQL", ("postgresql",)),
         ("database", "Patroni", ("patroni",)),
         ("database", "pgBackRest", ("pgbackrest",)),

@@ -222,7 +222,8 @@ def rotation_ports(tiers: list[str], ports: Mapping[str, int]) -> list[dict]:
         tiers: what the host is.
         ports: the table of ports.
     """
-    names = {"loadbalancer": ["https"], "database": ["patroni", "postgresql"], "etcd": ["etcd_client", "etcd_peer"]}
+    names = {"loadbalancer": ["https"], "edge": ["https"]}
+    names |= {"database": ["patroni", "postgresql"], "etcd": ["etcd_client", "etcd_peer"]}
     return [
         {"name": name, "port": ports[name], "postgresql": name == "postgresql"}
         for tier in tiers

@@ -11,6 +11,7 @@ TIER_PATHS = {
     "database": "/var/lib/postgresql",
     "etcd": "/var/lib/etcd",
     "backup": "/var/lib/pgbackrest",
+    "edge": "/var/cache/nginx-edge",
 }
 TIER_PACKAGES = {
     "app": ["haproxy", "pgbouncer"],
@@ -19,6 +20,7 @@ TIER_PACKAGES = {
     "database": ["postgresql-17", "patroni"],
     "etcd": ["etcd-server"],
     "backup": ["pgbackrest"],
+    "edge": ["nginx"],
 }
 TIER_UNITS = {
     "app": ["haproxy@node", "pgbouncer", "terrace-liveness"],
@@ -26,6 +28,7 @@ TIER_UNITS = {
     "database": ["patroni"],
     "etcd": ["etcd"],
     "backup": ["pgbackrest"],
+    "edge": ["nginx@edge"],
 }
 
 
@@ -42,6 +45,7 @@ def status_asked(
     host: str,
     archives: bool = False,
     takers: list[str] | tuple[str, ...] = (),
+    keeps: bool = False,
 ) -> dict:
     """Return the parameters of `host_status` for a host.
 
@@ -57,10 +61,11 @@ def status_asked(
         first: by service the first host that runs it, where its schedules are.
         host: its name.
         archives: whether databases hand their WAL to a repository.
+        keeps: whether load balancers keep answers.
         takers: the names of the hosts that take backups and prove them; the first is asked what there is.
     """
     keepalived = ["keepalived"] if virtual_address else []
-    units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *keepalived]}
+    units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *(["nginx@cache"] if keeps else []), *keepalived]}
     units["cache"] = [f"redis-server@{instance}" for instance in instances]
     packages = {**TIER_PACKAGES, "loadbalancer": [engine, *keepalived]}
     return {

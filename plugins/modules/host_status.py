@@ -15,7 +15,7 @@ options:
     description: What the host is; it says which daemons are asked.
     type: list
     elements: str
-    choices: [loadbalancer, app, cache, sentinel, database, etcd, backup]
+    choices: [loadbalancer, app, cache, sentinel, database, etcd, backup, edge]
     required: true
   address:
     description: The address on which the host's daemons listen.
@@ -134,7 +134,7 @@ ARGUMENTS = {
         "type": "list",
         "elements": "str",
         "required": True,
-        "choices": ["loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup"],
+        "choices": ["loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup", "edge"],
     },
     "address": {"type": "str", "required": True},
     "virtual_address": {"type": "str", "default": ""},
@@ -654,9 +654,10 @@ def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         "certificate": lambda: certificate(PKI / "host.crt"),
         "disks": lambda: disks(asked["paths"]),
     }
-    if "loadbalancer" in tiers:
+    if "loadbalancer" in tiers or "edge" in tiers:
         found["balancer"] = lambda: balancer(address, port("http"), asked["balancer_health"])
         found["served"] = lambda: served(address, port("https"))
+    if "loadbalancer" in tiers:
         if asked["engine"] == "haproxy":
             found["balanced"] = balanced
         if asked["virtual_address"]:
