@@ -248,6 +248,7 @@ class Status:
             instance = question.removeprefix("redis.")
             redis = (f"redis-server@{instance}", f"Redis '{instance}' does not answer")
             unit, what = redis if instance != question else QUESTIONS[question]
+            unit = "nginx@edge" if unit == "{engine}@lb" and "edge" in host.tiers else unit
             unit = unit.format(engine=self.declared["engine"])
             # A load balancer behind one that ends TLS has no port for it.
             plain = question == "served" and why == "Connection refused"
@@ -261,6 +262,8 @@ class Status:
     def _balancers(self) -> Iterator[Problem]:
         balancers = self._of("loadbalancer")
         address = self.declared["virtual_address"]
+        for host in self._of("edge"):
+            host.roles.append("nginx, edge")
         self.holders = [host.name for host in balancers if host.get("holds")]
         for host in balancers:
             host.roles.append(f"{self.declared['engine']}{f', holds {address}' if host.name in self.holders else ''}")

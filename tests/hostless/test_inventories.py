@@ -152,10 +152,10 @@ def test_the_scenario_single_is_one_machine_and_room_for_a_second(scenario):
     hosts = scenario / "hosts.yml"
     nodes = "    app:\n      hosts:\n        solo1:\n"
     assert hosts.read_text().count(nodes) == 1
-    hosts.write_text(hosts.read_text().replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.62}\n"))
+    hosts.write_text(hosts.read_text().replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.72}\n"))
     grown = Landscape(scenario)
     assert problems(scenario) == []
-    assert grown.value("solo2", "[group_names, topology_address]") == [["app", "lab"], "10.77.0.62"]
+    assert grown.value("solo2", "[group_names, topology_address]") == [["app", "lab"], "10.77.0.72"]
     assert grown.value("solo1", "haproxy_lb_services | map(attribute='nodes') | map('length')") == [2, 2, 2]
 
 
@@ -170,7 +170,7 @@ def test_the_labs_tools_know_every_environment_of_the_lab(scenario):
         check=True,
     )
     state = Landscape(scenario).value("solo1", "lab_state")
-    assert json.loads(shown.stdout) == [{"solo1": "10.77.0.61"}, ["solo1"], state]
+    assert json.loads(shown.stdout) == [{"solo1": "10.77.0.71"}, ["solo1"], state]
 
 
 @pytest.fixture
