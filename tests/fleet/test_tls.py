@@ -70,8 +70,8 @@ class Pebble:
         asked += " -dns01 127.0.0.1:8053 -management 127.0.0.1:8055"
         self.host.run(f"systemd-run --quiet --collect --unit={names} pebble-challtestsrv {asked}")
         self.host.run(
-            f"systemd-run --quiet --collect --unit={server} --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0"
-            " pebble -config /run/acme.json -dnsserver 127.0.0.1:8053"
+            f"systemd-run --quiet --collect --unit={server} --setenv=PEBBLE_VA_NOSLEEP=1"
+            " --setenv=PEBBLE_WFE_NONCEREJECT=0 pebble -config /run/acme.json -dnsserver 127.0.0.1:8053"
         )
         lab.wait(lambda: self.host.try_run(f"curl -sk {self.url}").returncode == 0, 20, "Pebble answers")
 

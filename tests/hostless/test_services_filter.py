@@ -21,8 +21,9 @@ PORTS = {"ssh": 22, "postgresql": 5432, "node_primary": 5432, "node_health": 840
 GROUPS = {"all": ["a1", "a2", "d1"], "app": ["a1", "a2"], "jobs": ["a2"], "database": ["d1"], "none": []}
 MINIMAL = {"source": {"path": "x"}, "app": "x:app", "interface": "asgi", "port": 8001}
 KEYS = (
-    "source, version, app, interface, server, workers, threads, writes, port, routes, static, limits, health, timeout, memory, "
-    "body, needs, database, cache, queue, environment, secrets, processes, schedule, on"
+    "source, version, app, interface, server, workers, threads, writes, port, routes, static, limits, cached, "
+    "purge_on_deploy, compression, health, timeout, memory, body, needs, database, cache, queue, environment, secrets, "
+    "processes, schedule, on"
 )
 
 
