@@ -263,7 +263,7 @@ class Environment:
         if isinstance(trusted, list):
             for number, text in topology.trusted_problems(trusted):
                 yield Problem(file, f"{key}[{number}]", text)
-        if self._get("origin_closed") is True and not self._get("topology_trusted"):
+        if self._get("origin_closed") is True and not trusted and not self.groups.get("edge"):
             file, key = self._where("origin_closed", "group_vars/all/main.yml")
             yield Problem(
                 file, key, "is true, and nobody is trusted, so nobody would be answered; give trusted_proxies"

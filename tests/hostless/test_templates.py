@@ -55,8 +55,13 @@ def program(file: File) -> bool:
 
 
 def test_every_role_writes_the_same_files_at_every_size(lab, single, ha):
-    """One code path: no template is for one size of landscape alone, but where there is no address to hold in turn."""
-    written = [{(file.role, file.source.name) for file in each.files} for each in (lab, single, ha)]
+    """One code path: no template is for one size of landscape alone, but where there is no address to hold in turn.
+
+    What nginx is depends on the edge and on services.
+    """
+    written = [
+        {(file.role, file.source.name) for file in each.files if file.role != "nginx"} for each in (lab, single, ha)
+    ]
     assert {role for role, _ in written[0]} == ROLES | {"keepalived"}
     virtual = {(role, name) for role, name in written[0] if role == "keepalived"}
     assert len(virtual) == 3
