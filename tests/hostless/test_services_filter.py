@@ -165,6 +165,9 @@ def test_nothing_wrong():
         "database": {"migrate": "x", "pool": 2},
         "cache": True,
         "limits": [{"path": "/x", "requests": 5, "methods": ["POST"], "by": "all"}],
+        "cached": [{"path": "/x/*", "seconds": 5}],
+        "purge_on_deploy": True,
+        "compression": ["gzip"],
         "queue": True,
         "environment": {"A": 1, "B": True, "C": "c", "D": 0.5},
         "secrets": ["S"],
@@ -378,6 +381,9 @@ def test_defaults():
             "routes": [],
             "static": None,
             "limits": [],
+            "cached": [],
+            "purge_on_deploy": False,
+            "compression": None,
             "health": {"live": "/healthz", "ready": "/readyz"},
             "timeout": {"request": 30, "stop": 30},
             "memory": "512M",
@@ -527,6 +533,9 @@ def test_backends_of_the_load_balancer():
             "timeout_request": 7,
             "body_max_bytes": 1048576,
             "limits": [],
+            "cached": [],
+            "compression": ["brotli", "gzip"],
+            "brotli_asked": False,
         }
     ]
 
