@@ -24,7 +24,7 @@ ADDRESSES = {
     **{"app1": "10.77.0.21", "app2": "10.77.0.22", "app3": "10.77.0.23"},
     **{"cache1": "10.77.0.31", "cache2": "10.77.0.32", "cache3": "10.77.0.33"},
     **{"db1": "10.77.0.41", "db2": "10.77.0.42", "db3": "10.77.0.43"},
-    **{"backup1": "10.77.0.51"},
+    **{"backup1": "10.77.0.51", "edge1": "10.77.0.61", "edge2": "10.77.0.62"},
 }
 
 
@@ -44,6 +44,7 @@ def test_lab_members(lab):
         "database": of("db1", "db2", "db3"),
         "etcd": of("db1", "db2", "db3"),
         "backup": of("backup1"),
+        "edge": of("edge1", "edge2"),
     }
 
 
@@ -62,10 +63,10 @@ def test_production_is_of_full_size_and_staging_small(production, staging):
         return {tier: len(members) for tier, members in landscape.value(landscape.hosts[0], "topology_members").items()}
 
     three = dict.fromkeys(("app", "cache", "sentinel", "database", "etcd"), 3)
-    assert sizes(production) == {"loadbalancer": 2, "backup": 1} | three
+    assert sizes(production) == {"loadbalancer": 2, "backup": 1, "edge": 0} | three
     assert production.value("lb2", "[ansible_host, topology_address]") == ["lb2.example.com", "192.0.2.12"]
     assert len(staging.hosts) == 2
-    assert set(sizes(staging).values()) == {1}
+    assert sizes(staging) == dict.fromkeys([*three, "loadbalancer", "backup"], 1) | {"edge": 0}
 
 
 def test_ports_are_unique_where_they_listen(landscape):

@@ -1070,7 +1070,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "    etcd:\n",
         "    spare:\n      hosts:\n        old1: {ansible_host: 192.0.2.99}\n    etcd:\n",
         [
-            "inventory/qa/hosts.yml: the host 'old1' is in none of the groups loadbalancer, app, cache, sentinel, database, etcd, backup; put it in one"
+            "inventory/qa/hosts.yml: the host 'old1' is in none of the groups loadbalancer, app, cache, sentinel, database, etcd, backup, edge; put it in one"
         ],
     ),
     (
