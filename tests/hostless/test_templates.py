@@ -292,6 +292,10 @@ def check_kept(file: File) -> None:
     assert len(keys) == len(set(keys))
 
 
+def check_origin(file: File) -> None:
+    assert all(re.fullmatch(r"/etc/terrace/pki/host\.crt [a-z.]+", line) for line in lines(file))
+
+
 def check_lua(file: File) -> None:
     code = "\n".join(lines(file))
     assert len(re.findall(r"\b(?:function|if|do)\b", code)) == len(re.findall(r"\bend\b", code))
@@ -377,6 +381,7 @@ KINDS = {
     r"/etc/haproxy/.*\.cfg": check_haproxy,
     r"/etc/haproxy/lb\.routes\.map": check_routes,
     r"/etc/haproxy/lb\.kept\.map": check_kept,
+    r"/etc/haproxy/lb\.origin\.list": check_origin,
     r"/etc/haproxy/.*\.lua": check_lua,
     r"/etc/nginx/.*\.conf": check_nginx,
     r"/usr/local/sbin/.*-(reload|drain|here)": check_python,
