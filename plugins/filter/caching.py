@@ -26,8 +26,7 @@ def services_edge(backends: list[dict], origins: list[str], port: int) -> list[d
     """
     nodes = [{"name": f"origin{number}", "address": address} for number, address in enumerate(origins, 1)]
     return [
-        its
-        | {"nodes": nodes, "port": port, "routes": [route | {"strip": False} for route in its["routes"]]}
+        its | {"nodes": nodes, "port": port, "routes": [route | {"strip": False} for route in its["routes"]]}
         for its in backends
     ]
 

@@ -253,8 +253,8 @@ def host_plan(host: Mapping, facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Parameters:
         host: `tiers`, the groups whose daemons run there; `services`, what `services_load` returned;
-            `max_connections` of PostgreSQL; `keeps`, whether answers are kept there; `redis`, its instances with their shares; `memory_mb` and `cpus` where
-            they are stated.
+            `max_connections` of PostgreSQL; `keeps`, whether answers are kept there; `redis`, its instances with their
+            shares; `memory_mb` and `cpus` where they are stated.
         facts: what the host says of itself: `memtotal_mb` and `processor_nproc`.
     Returns:
         `memory_mb` and `cpus` of the host; `postgresql_mb` and `redis_mb`, the shares of the two; `connections` of

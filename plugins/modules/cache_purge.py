@@ -7,26 +7,28 @@ DOCUMENTATION = r"""
 module: cache_purge
 short_description: Remove answers that nginx keeps
 description:
-  - Each answer is a file that begins with its key, which is the service, the address, and what else makes another answer. Those whose key fits
-    are removed, and nginx asks for them anew; it need not be told.
-  - An answer that is on its way to the cache meanwhile may be one of before, so all is looked at again after C(again) seconds.
+  - Each answer is a file that begins with its key, which is the service, the address, and what else makes another
+    answer. Those whose key fits are removed, and nginx asks for them anew; it need not be told.
+  - An answer that is on its way to the cache meanwhile may be one of before, so all is looked at again after
+    C(again) seconds.
 options:
   directory:
     description: Where nginx keeps answers. Where it does not exist, nothing is kept.
     type: path
     required: true
   services:
-    description: The services whose answers are removed; those of all services where there is none in the list, and nothing else is said.
+    description: The services whose answers are removed; none for those of all services.
     type: list
     elements: str
     default: []
   url:
-    description: The address of what is removed, such as C(https://shop.example/news?page=2), or only its path, then of any host. Without a query
-      with every one.
+    description: The address of what is removed, such as C(https://shop.example/news?page=2), or only its path, then
+      of any host. Without a query with every one.
     type: str
     default: ''
   prefix:
-    description: What the addresses of what is removed begin with, in the same way; whole segments, so C(/news) is not the beginning of C(/newsletter).
+    description: What the addresses of what is removed begin with, in the same way; in whole segments, so C(/news) is
+      not the beginning of C(/newsletter).
     type: str
     default: ''
   again:
@@ -71,7 +73,7 @@ KEY = b"\nKEY: "
 
 
 def address(url: str) -> tuple[str, str, str]:
-    """Return the host of a URL without port and in small letters, empty where there is none; its path, decoded; its query."""
+    """Return a URL's host, without port and in small letters, or empty; its path, decoded; and its query."""
     parts = urlsplit(url)
     return (parts.hostname or "").lower(), unquote(parts.path) or "/", parts.query
 

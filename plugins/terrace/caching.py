@@ -55,7 +55,9 @@ def findings(service: Mapping) -> Iterator[Finding]:
         ):
             for name in names:
                 if not form.fullmatch(name):
-                    what = {"vary": "a header", "query": "a parameter", "bypass.cookies": "a cookie"}.get(key, "a header")
+                    what = {"vary": "a header", "query": "a parameter", "bypass.cookies": "a cookie"}.get(
+                        key, "a header"
+                    )
                     yield f"{place}.{key}", f"has {shown(name)}, which is not the name of {what}; mend it"
                 elif key == "vary" and name.lower() in NEVER:
                     yield f"{place}.{key}", f"has {name}, which {NEVER[name.lower()]}"
@@ -73,7 +75,7 @@ def _path(path: str, routes: list[Mapping]) -> Iterator[str]:
         mend = "write a path from / of letters, digits and ._~!&'()+,=:@-, with /* at its end for all below it"
         yield f"is {shown(path)}; {mend}"
     elif re.search(r"//|/\.|\.(/|$)", bare):
-        yield f"is {shown(path)}; what has //, a dot at an end or a beginning of a segment is never kept, so take that out"
+        yield f"is {shown(path)}; what has //, or a segment with a dot first or last, is never kept; take that out"
     elif not any(_within(bare, str(route.get("path") or "")) for route in routes):
         there = ", ".join(sorted({str(route.get("path") or "/") for route in routes})) or "none"
         yield f"is {shown(path)}, which is in no route of the service ({there}); give a path below one of them"

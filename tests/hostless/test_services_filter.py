@@ -22,7 +22,8 @@ GROUPS = {"all": ["a1", "a2", "d1"], "app": ["a1", "a2"], "jobs": ["a2"], "datab
 MINIMAL = {"source": {"path": "x"}, "app": "x:app", "interface": "asgi", "port": 8001}
 KEYS = (
     "source, version, app, interface, server, workers, threads, writes, port, routes, cached, purge_on_deploy, "
-    "compression, health, timeout, memory, body, needs, database, cache, queue, environment, secrets, processes, schedule, on"
+    "compression, health, timeout, memory, body, needs, database, cache, queue, environment, secrets, processes, "
+    "schedule, on"
 )
 
 

@@ -400,7 +400,7 @@ def listeners(landscape: Landscape, host: str) -> Iterator[tuple[str, int]]:
             continue
         if file.path.startswith("/etc/haproxy/") and file.path.endswith(".cfg"):
             found = re.findall(r"^ +bind (\S+):(\d+)", file.text, re.MULTILINE)
-            assert len(found) == len(re.findall(r"^ *bind ", file.text, re.MULTILINE)), file
+            assert len(found) == len(re.findall(r"^ *bind (?!unix@)", file.text, re.MULTILINE)), file
         elif file.path in ("/etc/nginx/lb.conf", "/etc/nginx/edge.conf"):
             found = re.findall(r"^ +listen ([\d.]+):(\d+) ", file.text, re.MULTILINE)
         elif file.path == "/etc/default/etcd":
