@@ -31,8 +31,8 @@ def as_json(size: int) -> bytes:
         rows.append(
             {
                 "id": str(uuid.UUID(int=chance.getrandbits(128))),
-                "user_id": chance.randrange(1_000_000),
-                "created_at": f"2026-11-{chance.randrange(10, 29)}T{chance.randrange(10, 24)}:14:{chance.random():.6f}Z",
+                "user": chance.randrange(1_000_000),
+                "created_at": f"2026-11-{chance.randrange(10, 29)}T12:14:{chance.random():.6f}Z",
                 "status": chance.choice(["confirmed", "pending", "shipped"]),
                 "total_cents": chance.randrange(100, 90_000),
                 "items": [
