@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from terrace import caching
 
 
 def services_keep(backends: list[dict], engine: str) -> bool:
@@ -16,17 +22,27 @@ def services_keep(backends: list[dict], engine: str) -> bool:
     return any(its.get("cached", []) or (its.get("brotli_asked") and engine == "haproxy") for its in backends)
 
 
-def services_edge(backends: list[dict], origins: list[str], port: int) -> list[dict]:
+def services_edge(backends: list[dict], services: list[dict], origins: list[str], port: int) -> list[dict]:
     """Return what an edge host has to know of services: what a load balancer has, whose nodes are the load balancers.
+
+    Static files are kept at the edge, of whatever service.
 
     Parameters:
         backends: what `services_backends` returned.
+        services: what `services_list` returned.
         origins: the addresses where the load balancers are reached.
         port: their port for TLS.
     """
+    by_name = {service["name"]: service for service in services}
     nodes = [{"name": f"origin{number}", "address": address} for number, address in enumerate(origins, 1)]
     return [
-        its | {"nodes": nodes, "port": port, "routes": [route | {"strip": False} for route in its["routes"]]}
+        {
+            **its,
+            "nodes": nodes,
+            "port": port,
+            "routes": [route | {"strip": False} for route in its["routes"]],
+            "cached": its["cached"] or caching.static_rules(by_name[its["name"]]),
+        }
         for its in backends
     ]
 

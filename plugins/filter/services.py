@@ -218,7 +218,8 @@ def services_backends(
             "health_port": health_port,
             "timeout_request": service["timeout"]["request"],
             "body_max_bytes": size_in_bytes(service["body"]),
-            "cached": caching.rules(service),
+            # A page that is kept needs its files, too.
+            "cached": caching.rules(service) + (caching.static_rules(service) if service["cached"] else []),
             "compression": caching.compression(service),
             "brotli_asked": "brotli" in (service["compression"] or []),
         }

@@ -108,6 +108,26 @@ def rules(service: Mapping) -> list[dict[str, Any]]:
     return sorted(declared, key=lambda rule: (rule["below"], -len(rule["path"])))
 
 
+def static_rules(service: Mapping) -> list[dict[str, Any]]:
+    """Return rules for a service's static files, as `rules` does: by their own word, whatever cookies there are.
+
+    Parameters:
+        service: one of `services_list`.
+    """
+    if not (static := service.get("static")):
+        return []
+    prefixes = {route["path"].rstrip("/") if route["strip"] else "" for route in service["routes"]}
+    return [
+        {
+            "path": f"{prefix}{static['url'].rstrip('/')}",
+            "below": True,
+            **{"seconds": 0, "stale_while_revalidate": 0, "stale_if_error": 86400},
+            **{"vary": [], "query": None, "cookies": [], "headers": []},
+        }
+        for prefix in sorted(prefixes)
+    ]
+
+
 def compression(service: Mapping) -> list[str]:
     """Return how a service's answers may be compressed, out of ENCODINGS."""
     given = service["compression"]

@@ -247,6 +247,11 @@ class Environment:
         optional = ("backup",) if self._get("backup_repository") else ()
         for text in topology.topology_problems(self.groups, addresses, optional):
             yield Problem(self.inventories[0].hosts_file if self.inventories else "hosts.yml", "", text)
+        for host in self.groups.get("edge", []):
+            origins = self.hostvars[host].get("edge_origins")
+            if origins is not None and not finding(origins, contract("environment")["edge_origins"], ""):
+                file, key = self._where("edge_origins", "group_vars/edge.yml")
+                yield from (Problem(file, key, text) for text in topology.origin_problems(_plain(origins)))
         virtual = self._get("loadbalancer_virtual_address")
         if virtual and isinstance(virtual, str):
             file, key = self._where("loadbalancer_virtual_address", "group_vars/all/main.yml")

@@ -61,6 +61,17 @@ def virtual_address_problems(
             yield f"cannot be held by '{host}', whose own address is no IPv4 address; give it one in hosts.yml"
 
 
+def origin_problems(given: list[str]) -> Iterator[str]:
+    """Return what is wrong with the addresses at which an edge host reaches the load balancers, each with its mend."""
+    if not given:
+        yield "is empty; give the load balancers' addresses as the edge reaches them, or take it out"
+    for address in given:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            yield f"has {address!r}; has to be IP addresses, without port or network"
+
+
 def _groups(groups: Mapping[str, list[str]], optional: Container[str]) -> Iterator[str]:
     misspelt = _misspelt(groups)
     for group, tier in misspelt.items():

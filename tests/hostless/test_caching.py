@@ -313,6 +313,17 @@ def test_the_edge_asks_the_load_balancers_by_name_over_tls(lab):
     assert "httpbin.lab" in lab.value("edge1", "pki_names")
 
 
+def test_static_files_are_kept_at_the_edge_by_their_own_word():
+    service = {"name": "a", "static": {"url": "/static/"}}
+    service["routes"] = [{"host": "", "path": "/shop/", "strip": True}, {"host": "h", "path": "", "strip": False}]
+    backend = {"name": "a", "routes": service["routes"], "cached": [], "timeout_request": 1}
+    [edge_] = filters.services_edge([backend], [service], ["192.0.2.1"], 443)
+    assert [rule["asked"] for rule in filters.cached_rules([edge_])] == ["^a /static/", "^a /shop/static/"]
+    assert {rule["seconds"] for rule in edge_["cached"]} == {0}
+    assert [route["strip"] for route in edge_["routes"]] == [False, False]
+    assert filters.services_edge([backend], [service | {"static": None}], ["192.0.2.1"], 443)[0]["cached"] == []
+
+
 def test_without_an_edge_nothing_is_said_of_it(ha):
     assert ha.value(
         "lb1", "[pki_names | select('search', 'terrace'), topology_addresses_edge, haproxy_lb_origin_certificate]"
