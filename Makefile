@@ -174,6 +174,11 @@ undrain: setup ## Have an app node serve again (HOST=app2, SERVICE=, WAIT=30, FO
 drain = $(if $(HOST),,echo "terrace: say which: make drain HOST=app2" >&2; exit 1;) $(ANSIBLE) playbooks/drain.yml --extra-vars='{"drain_host": "$(HOST)", \
     "drain_service": "$(SERVICE)", "drain_state": "$(1)", "drain_wait": $(or $(WAIT),30), "drain_force": $(if $(FORCE),true,false)}'
 
+.PHONY: purge
+purge: setup ## Remove what the load balancers and the edge keep of answers (SERVICE=shop | URL=https://shop.example/news | PREFIX=/news | all, ENV=)
+	@$(ANSIBLE) playbooks/purge.yml \
+	    --extra-vars='{"purge_services": $(if $(SERVICE),["$(SERVICE)"],[]), "purge_url": "$(URL)", "purge_prefix": "$(PREFIX)"}'
+
 .PHONY: switchover
 switchover: setup ## Have another host lead, failing no request (WHAT=postgresql|cache|queue|redis, TO=db2, FORCE=1, ENV=)
 	@$(if $(WHAT),,echo "terrace: say what: make switchover WHAT=postgresql TO=db2" >&2; exit 1)

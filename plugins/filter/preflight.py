@@ -34,10 +34,11 @@ def ports_wanted(
         address: the host's own.
         services: those of `services_list` that run on the host.
         needs: local ports by which they reach other services.
-        certificates: whether load balancers exchange certificates.
+        certificates: whether hosts that clients reach exchange certificates.
     """
     own = [
         ("loadbalancer", "the load balancer", ("http", "https", "limits")),
+        ("edge", "the edge", ("http", "https")),
         ("database", "PostgreSQL", ("postgresql",)),
         ("database", "Patroni", ("patroni",)),
         ("database", "pgBackRest", ("pgbackrest",)),
@@ -48,7 +49,7 @@ def ports_wanted(
         ("app", "the node proxy", ("node_health",)),
     ]
     wanted = [(address, ports[name], by) for tier, by, names in own if tier in tiers for name in names]
-    if certificates and "loadbalancer" in tiers:
+    if certificates and {"loadbalancer", "edge"} & set(tiers):
         wanted += [(address, ports["certificates"], "the exchange of certificates")]
     if "app" in tiers:
         local = ("node_primary", "node_replica", "node_cache", "node_queue")

@@ -224,8 +224,9 @@ def rotation_ports(tiers: list[str], ports: Mapping[str, int], mode: str = "inte
         mode: where the certificate comes from that clients see, which is the host's own with `internal` alone.
         sharing: how many hosts share it.
     """
-    balancer = {"internal": ["https"], "acme": ["certificates"] if sharing > 1 else []}.get(mode, [])
-    names = {"loadbalancer": balancer, "database": ["patroni", "postgresql"], "etcd": ["etcd_client", "etcd_peer"]}
+    public = {"internal": ["https"], "acme": ["certificates"] if sharing > 1 else []}.get(mode, [])
+    names = {"loadbalancer": public, "edge": public}
+    names |= {"database": ["patroni", "postgresql"], "etcd": ["etcd_client", "etcd_peer"]}
     return [
         {"name": name, "port": ports[name], "postgresql": name == "postgresql"}
         for tier in tiers

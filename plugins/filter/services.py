@@ -20,6 +20,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from terrace import caching
 from terrace import rotation as rotations
 from terrace.connections import pools
 from terrace.services import MEMORY, listed, need_variable, read
@@ -219,6 +220,10 @@ def services_backends(
             "timeout_request": service["timeout"]["request"],
             "body_max_bytes": size_in_bytes(service["body"]),
             "limits": service["limits"],
+            # A page that is kept needs its files, too.
+            "cached": caching.rules(service) + (caching.static_rules(service) if service["cached"] else []),
+            "compression": caching.compression(service),
+            "brotli_asked": "brotli" in (service["compression"] or []),
         }
         for service in services
         if service["routes"]

@@ -31,9 +31,12 @@ REDIS_LEAST = 32
 # HAProxy's Starter Guide, 3.5: 8,000 connections with TLS, or 20,000 without, in one GB, the system's buffers included.
 PROXY_BASE = 48
 PROXY_THREAD = 4
-PROXY_CONNECTION = {"lb": 1024 / 8000, "node": 1024 / 20000}
+PROXY_CONNECTION = {"lb": 1024 / 8000, "node": 1024 / 20000, "edge": 1024 / 8000}
 PROXY_LEAST = 1000
 PROXY_MOST = 30000  # two descriptors each, of the 65,536 that the role base gives a unit
+
+# nginx that keeps answers: its table of them, and workers with 8,192 connections.
+KEPT = 64
 
 # PgBouncer takes 2 kB for a connection, and what clients prepare. A worker's pool is SQLAlchemy's: 5, and 10 more.
 POOLER_BASE = 16
@@ -49,7 +52,7 @@ WORKER = 64
 ASGI_WRITES = 16
 
 DATABASE_WEIGHT, CACHE_WEIGHT = 2, 1
-PROXIES = (("loadbalancer", "lb", "the load balancer"), ("app", "node", "the node proxy"))
+PROXIES = (("loadbalancer", "lb", "the load balancer"), ("app", "node", "the node proxy"), ("edge", "edge", "the edge"))
 DAEMONS = (
     ("etcd", "etcd", ETCD),
     ("sentinel", "Redis Sentinel", SENTINEL),
@@ -250,8 +253,8 @@ def host_plan(host: Mapping, facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Parameters:
         host: `tiers`, the groups whose daemons run there; `services`, what `services_load` returned;
-            `max_connections` of PostgreSQL; `redis`, its instances with their shares; `memory_mb` and `cpus` where
-            they are stated.
+            `max_connections` of PostgreSQL; `keeps`, whether answers are kept there; `redis`, its instances with their
+            shares; `memory_mb` and `cpus` where they are stated.
         facts: what the host says of itself: `memtotal_mb` and `processor_nproc`.
     Returns:
         `memory_mb` and `cpus` of the host; `postgresql_mb` and `redis_mb`, the shares of the two; `connections` of
@@ -277,6 +280,8 @@ def host_plan(host: Mapping, facts: Mapping[str, Any]) -> dict[str, Any]:
     proxies = {instance: label for tier, instance, label in PROXIES if tier in tiers}
     needs |= {label: _proxy_mb(instance, cpus, PROXY_LEAST) for instance, label in proxies.items()}
     needs |= {label: taken for tier, label, taken in DAEMONS if tier in tiers}
+    if host.get("keeps"):
+        needs["what keeps answers"] = KEPT
     if "database" in tiers:
         needs["PostgreSQL"] = postgresql_least_mb(cpus, max_connections)
     if "cache" in tiers:
@@ -284,7 +289,7 @@ def host_plan(host: Mapping, facts: Mapping[str, Any]) -> dict[str, Any]:
     uses, rest = dict(needs), max(0, memory - sum(needs.values()))
 
     # Beside others a proxy takes a sixteenth of the memory at most, and leaves three quarters of what is free.
-    most = rest if tiers == ["loadbalancer"] else min(memory // 16, rest // 4)
+    most = rest if tiers in (["loadbalancer"], ["edge"]) else min(memory // 16, rest // 4)
     for instance, label in proxies.items():
         connections[instance] = _proxy_connections(instance, cpus, needs[label] + most / len(proxies))
         uses[label] = _proxy_mb(instance, cpus, connections[instance])

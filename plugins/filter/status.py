@@ -11,6 +11,7 @@ TIER_PATHS = {
     "database": "/var/lib/postgresql",
     "etcd": "/var/lib/etcd",
     "backup": "/var/lib/pgbackrest",
+    "edge": "/var/cache/nginx-edge",
 }
 TIER_PACKAGES = {
     "app": ["haproxy", "pgbouncer"],
@@ -19,6 +20,7 @@ TIER_PACKAGES = {
     "database": ["postgresql-17", "patroni"],
     "etcd": ["etcd-server"],
     "backup": ["pgbackrest"],
+    "edge": ["nginx"],
 }
 TIER_UNITS = {
     "app": ["haproxy@node", "pgbouncer", "terrace-liveness"],
@@ -26,6 +28,7 @@ TIER_UNITS = {
     "database": ["patroni"],
     "etcd": ["etcd"],
     "backup": ["pgbackrest"],
+    "edge": ["nginx@edge"],
 }
 
 
@@ -43,6 +46,7 @@ def status_asked(
     archives: bool = False,
     takers: list[str] | tuple[str, ...] = (),
     tls: str = "internal",
+    keeps: bool = False,
 ) -> dict:
     """Return the parameters of `host_status` for a host.
 
@@ -60,10 +64,15 @@ def status_asked(
         archives: whether databases hand their WAL to a repository.
         takers: the names of the hosts that take backups and prove them; the first is asked what there is.
         tls: where the certificate comes from that load balancers show.
+        keeps: whether load balancers keep answers.
     """
     keepalived = ["keepalived"] if virtual_address else []
     exchange = ["nginx-certificates", "terrace-certificates.timer"] if tls == "acme" else []
-    units = {**TIER_UNITS, "loadbalancer": [f"{engine}@lb", *keepalived, *exchange]}
+    units = {
+        **TIER_UNITS,
+        "loadbalancer": [f"{engine}@lb", *(["nginx@cache"] if keeps else []), *keepalived, *exchange],
+        "edge": [*TIER_UNITS["edge"], *exchange],
+    }
     units["cache"] = [f"redis-server@{instance}" for instance in instances]
     packages = {**TIER_PACKAGES, "loadbalancer": [engine, *keepalived]}
     return {

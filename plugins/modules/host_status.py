@@ -15,7 +15,7 @@ options:
     description: What the host is; it says which daemons are asked.
     type: list
     elements: str
-    choices: [loadbalancer, app, cache, sentinel, database, etcd, backup]
+    choices: [loadbalancer, app, cache, sentinel, database, etcd, backup, edge]
     required: true
   address:
     description: The address on which the host's daemons listen.
@@ -139,7 +139,7 @@ ARGUMENTS = {
         "type": "list",
         "elements": "str",
         "required": True,
-        "choices": ["loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup"],
+        "choices": ["loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup", "edge"],
     },
     "address": {"type": "str", "required": True},
     "virtual_address": {"type": "str", "default": ""},
@@ -702,10 +702,11 @@ def questions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         "certificate": lambda: certificate(PKI / "host.crt"),
         "disks": lambda: disks(asked["paths"]),
     }
-    if "loadbalancer" in tiers:
+    if "loadbalancer" in tiers or "edge" in tiers:
         found["balancer"] = lambda: balancer(address, port("http"), asked["balancer_health"])
         found["served"] = lambda: served(address, port("https"))
         found["tls"] = lambda: tls(address, port("https"), asked["tls"])
+    if "loadbalancer" in tiers:
         if asked["engine"] == "haproxy":
             found["balanced"] = balanced
         if asked["virtual_address"]:

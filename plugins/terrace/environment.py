@@ -250,6 +250,11 @@ class Environment:
         optional = ("backup",) if self._get("backup_repository") else ()
         for text in topology.topology_problems(self.groups, addresses, optional):
             yield Problem(self.inventories[0].hosts_file if self.inventories else "hosts.yml", "", text)
+        for host in self.groups.get("edge", []):
+            origins = self.hostvars[host].get("edge_origins")
+            if origins is not None and not finding(origins, contract("environment")["edge_origins"], ""):
+                file, key = self._where("edge_origins", "group_vars/edge.yml")
+                yield from (Problem(file, key, text) for text in topology.origin_problems(_plain(origins)))
         virtual = self._get("loadbalancer_virtual_address")
         if virtual and isinstance(virtual, str):
             file, key = self._where("loadbalancer_virtual_address", "group_vars/all/main.yml")
@@ -263,7 +268,7 @@ class Environment:
         if isinstance(trusted, list):
             for number, text in topology.trusted_problems(trusted):
                 yield Problem(file, f"{key}[{number}]", text)
-        if self._get("origin_closed") is True and not self._get("topology_trusted"):
+        if self._get("origin_closed") is True and not trusted and not self.groups.get("edge"):
             file, key = self._where("origin_closed", "group_vars/all/main.yml")
             yield Problem(
                 file, key, "is true, and nobody is trusted, so nobody would be answered; give trusted_proxies"

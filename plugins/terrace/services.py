@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from terrace import queries, yaml_files
+from terrace import caching, queries, yaml_files
 from terrace.contracts import Finding, contract, filled, findings, guess, shown
 from terrace.databases import database_findings
 from terrace.static import hidden_findings, static_findings
@@ -180,6 +180,7 @@ class Services:
             self.findings[name] += database_findings(service.get("database") or {}, "database.")
             self._commands(name, service)
             self.findings[name] += static_findings(service, "routes" in service or "routes" not in declared[name])
+            self.findings[name] += caching.findings(service)
             self.findings[name] += queries.findings((service.get("database") or {}).get("queries") or {})
             self._variables(name, service)
             self._nodes(name, service.get("on", "app"))

@@ -178,9 +178,14 @@ class Status:
         """Whether nothing is wrong."""
         return not self.problems
 
-    def _of(self, tier: str) -> list[Host]:
-        """Return the hosts of a group that answered."""
-        return [self.hosts[name] for name in self.members.get(tier, []) if self.hosts[name].reached]
+    def _of(self, *tiers: str) -> list[Host]:
+        """Return the hosts of groups that answered."""
+        names = [name for tier in tiers for name in self.members.get(tier, [])]
+        return [self.hosts[name] for name in names if self.hosts[name].reached]
+
+    def _balancing(self, host: Host) -> str:
+        """Return the unit by which a load balancer or an edge host answers clients."""
+        return "nginx@edge" if "edge" in host.tiers else f"{self.declared['engine']}@lb"
 
     def _name(self, address: str) -> str:
         """Return the name of the host that has an address, or the address where none has."""
@@ -248,7 +253,7 @@ class Status:
             instance = question.removeprefix("redis.")
             redis = (f"redis-server@{instance}", f"Redis '{instance}' does not answer")
             unit, what = redis if instance != question else QUESTIONS[question]
-            unit = unit.format(engine=self.declared["engine"])
+            unit = self._balancing(host) if unit == "{engine}@lb" else unit
             # A load balancer behind one that ends TLS has no port for it.
             plain = question == "served" and why == "Connection refused"
             if (unit and not host.runs(unit)) or FOLLOWING.get(question) in host.errors or plain:
@@ -261,6 +266,8 @@ class Status:
     def _balancers(self) -> Iterator[Problem]:
         balancers = self._of("loadbalancer")
         address = self.declared["virtual_address"]
+        for host in self._of("edge"):
+            host.roles.append("nginx, edge")
         self.holders = [host.name for host in balancers if host.get("holds")]
         for host in balancers:
             host.roles.append(f"{self.declared['engine']}{f', holds {address}' if host.name in self.holders else ''}")
@@ -279,8 +286,8 @@ class Status:
     # --- The certificate that clients see
 
     def _tls(self) -> Iterator[Problem]:
-        """Tell of certificates that are late, refused, not taken up, or not the same on all load balancers."""
-        told = [(host, host.get("tls")) for host in self._of("loadbalancer") if host.get("tls")]
+        """Tell of certificates that are late, refused, not taken up, or not the same on all hosts that show it."""
+        told = [(host, host.get("tls")) for host in self._of("loadbalancer", "edge") if host.get("tls")]
         see = "see `journalctl -u terrace-certificates` there"
         for host, its in told:
             failure = its.get("failure")
@@ -300,7 +307,7 @@ class Status:
                 yield Problem(
                     host.name,
                     "clients do not see the certificate that is there for them",
-                    f"`systemctl reload {self.declared['engine']}@lb` there",
+                    f"`systemctl reload {self._balancing(host)}` there",
                 )
         if self.mode == "internal" or not told:
             return
@@ -309,7 +316,7 @@ class Status:
         if others and self.now - newest["placed"] > DIFFERENT:
             mend = see if self.mode == "acme" else SITE
             yield Problem(
-                ", ".join(others), "clients see another certificate than on the load balancer that got the newest", mend
+                ", ".join(others), "clients see another certificate than on the host that got the newest", mend
             )
 
     def _when(self, at: float) -> str:
@@ -750,7 +757,7 @@ class Status:
             "address": {"virtual": self.declared["virtual_address"] or None, "holders": self.holders},
             "tls": [
                 {"host": host.name, "mode": self.mode, "days": host.get("served"), **host.get("tls")}
-                for host in self._of("loadbalancer")
+                for host in self._of("loadbalancer", "edge")
                 if host.get("tls")
             ],
             "hosts": [
@@ -777,7 +784,7 @@ class Status:
     def lines(self) -> list[str]:
         """Return the tables, and below them what is wrong or that nothing is."""
         lines = [*table(self._host_rows()), "", *table(self._service_rows()), ""]
-        if any(host.get("tls") for host in self._of("loadbalancer")):
+        if any(host.get("tls") for host in self._of("loadbalancer", "edge")):
             lines += [*table(self._tls_rows()), ""]
         lines += [*table([["SERVICE", "TRY"], *self.declared["addresses"]]), ""]
         if self.problems:
@@ -798,9 +805,9 @@ class Status:
             ]
 
     def _tls_rows(self) -> Iterator[list[str]]:
-        """Return a row for each load balancer that shows a certificate."""
+        """Return a row for each host that shows clients a certificate."""
         yield ["BALANCER", "TLS", "DAYS", "NAMES", "LAST FAILURE"]
-        for host in self._of("loadbalancer"):
+        for host in self._of("loadbalancer", "edge"):
             if its := host.get("tls"):
                 failure = its.get("failure")
                 said = f"{age(self.now - failure['at'])} ago: {failure['text']}" if failure else "-"

@@ -9,13 +9,16 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from terrace.contracts import guess
 from terrace.services import HOST
 
-TIERS = ("loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup")
+TIERS = ("loadbalancer", "app", "cache", "sentinel", "database", "etcd", "backup", "edge")
 # Groups whose hosts vote, and what most of them are good for: every member more has to agree to each decision.
 # https://etcd.io/docs/v3.5/faq/ names seven as the most.
 VOTERS = ("sentinel", "etcd")
 MOST_VOTERS = 7
 # Groups of which one host is what others know it by.
 SINGLE = ("backup",)
+# Groups that need no host, and those of which a host cannot be of both: their daemons want the same ports.
+WITHOUT = ("edge",)
+APART = (("edge", "loadbalancer", "both answer clients on the same ports; the edge stands before the load balancers"),)
 
 
 def topology_problems(
@@ -28,7 +31,7 @@ def topology_problems(
         addresses: the private address of each host.
         optional: groups that need no host.
     """
-    return [*_groups(groups, optional), *_hosts(groups), *_addresses(addresses)]
+    return [*_groups(groups, optional), *_apart(groups), *_hosts(groups), *_addresses(addresses)]
 
 
 def virtual_address_problems(
@@ -75,13 +78,24 @@ def trusted_problems(given: Iterable[object]) -> Iterator[tuple[int, str]]:
             yield number, f"is {each}, which is everybody, who could all say to be anybody; name the proxies"
 
 
+def origin_problems(given: list[str]) -> Iterator[str]:
+    """Return what is wrong with the addresses at which an edge host reaches the load balancers, each with its mend."""
+    if not given:
+        yield "is empty; give the load balancers' addresses as the edge reaches them, or take it out"
+    for address in given:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            yield f"has {address!r}; has to be IP addresses, without port or network"
+
+
 def _groups(groups: Mapping[str, list[str]], optional: Container[str]) -> Iterator[str]:
     misspelt = _misspelt(groups)
     for group, tier in misspelt.items():
         yield f"the group '{group}' is none of Terrace's; did you mean '{tier}'?"
     for tier in TIERS:
         count = len(groups.get(tier, []))
-        if not count and tier not in misspelt.values() and tier not in optional:
+        if not count and tier not in misspelt.values() and tier not in optional and tier not in WITHOUT:
             yield f"the group '{tier}' has no host; add one, it may be a host of another group"
         elif tier in VOTERS and count and count % 2 == 0:
             yield f"the group '{tier}' has {count} hosts, which cannot outvote each other; use 1, 3 or 5"
@@ -89,6 +103,13 @@ def _groups(groups: Mapping[str, list[str]], optional: Container[str]) -> Iterat
             yield f"the group '{tier}' has {count} hosts, which is too many to agree quickly; use 3 or 5"
         elif tier in SINGLE and count > 1:
             yield f"the group '{tier}' has {count} hosts, of which none would have all; use one"
+
+
+def _apart(groups: Mapping[str, list[str]]) -> Iterator[str]:
+    for group, other, why in APART:
+        for host in groups.get(group, []):
+            if host in groups.get(other, []):
+                yield f"the host '{host}' is in '{group}' and in '{other}', which {why}; take it out of one"
 
 
 def _misspelt(groups: Mapping[str, list[str]]) -> dict[str, str]:

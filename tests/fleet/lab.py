@@ -276,6 +276,7 @@ def expected_listeners(name: str) -> set[str]:
         "database": ["postgresql", "patroni", "pgbackrest"],
         "etcd": ["etcd_client", "etcd_peer"],
         "backup": ["pgbackrest"],
+        "edge": ["http", "https"],
     }
     wanted = {f"0.0.0.0:{PORTS['ssh']}", f"[::]:{PORTS['ssh']}"}
     wanted |= {f"{address}:{PORTS[port]}" for group in of for port in on_address.get(group, [])}

@@ -24,7 +24,7 @@ ADDRESSES = {
     **{"app1": "10.77.0.21", "app2": "10.77.0.22", "app3": "10.77.0.23"},
     **{"cache1": "10.77.0.31", "cache2": "10.77.0.32", "cache3": "10.77.0.33"},
     **{"db1": "10.77.0.41", "db2": "10.77.0.42", "db3": "10.77.0.43"},
-    **{"backup1": "10.77.0.51"},
+    **{"backup1": "10.77.0.51", "edge1": "10.77.0.61", "edge2": "10.77.0.62"},
 }
 
 
@@ -44,6 +44,7 @@ def test_lab_members(lab):
         "database": of("db1", "db2", "db3"),
         "etcd": of("db1", "db2", "db3"),
         "backup": of("backup1"),
+        "edge": of("edge1", "edge2"),
     }
 
 
@@ -62,10 +63,10 @@ def test_production_is_of_full_size_and_staging_small(production, staging):
         return {tier: len(members) for tier, members in landscape.value(landscape.hosts[0], "topology_members").items()}
 
     three = dict.fromkeys(("app", "cache", "sentinel", "database", "etcd"), 3)
-    assert sizes(production) == {"loadbalancer": 2, "backup": 1} | three
+    assert sizes(production) == {"loadbalancer": 2, "backup": 1, "edge": 0} | three
     assert production.value("lb2", "[ansible_host, topology_address]") == ["lb2.example.com", "192.0.2.12"]
     assert len(staging.hosts) == 2
-    assert set(sizes(staging).values()) == {1}
+    assert sizes(staging) == dict.fromkeys([*three, "loadbalancer", "backup"], 1) | {"edge": 0}
 
 
 def test_ports_are_unique_where_they_listen(landscape):
@@ -152,10 +153,10 @@ def test_the_scenario_single_is_one_machine_and_room_for_a_second(scenario):
     hosts = scenario / "hosts.yml"
     nodes = "    app:\n      hosts:\n        solo1:\n"
     assert hosts.read_text().count(nodes) == 1
-    hosts.write_text(hosts.read_text().replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.62}\n"))
+    hosts.write_text(hosts.read_text().replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.72}\n"))
     grown = Landscape(scenario)
     assert problems(scenario) == []
-    assert grown.value("solo2", "[group_names, topology_address]") == [["app", "lab"], "10.77.0.62"]
+    assert grown.value("solo2", "[group_names, topology_address]") == [["app", "lab"], "10.77.0.72"]
     assert grown.value("solo1", "haproxy_lb_services | map(attribute='nodes') | map('length')") == [2, 2, 2]
 
 
@@ -170,7 +171,7 @@ def test_the_labs_tools_know_every_environment_of_the_lab(scenario):
         check=True,
     )
     state = Landscape(scenario).value("solo1", "lab_state")
-    assert json.loads(shown.stdout) == [{"solo1": "10.77.0.61"}, ["solo1"], state]
+    assert json.loads(shown.stdout) == [{"solo1": "10.77.0.71"}, ["solo1"], state]
 
 
 @pytest.fixture

@@ -150,7 +150,10 @@ def test_plain_http_is_redirected_or_answered(lab_nginx, nginx):
     assert redirect in configuration(lab_nginx).text
     assert redirect not in configuration(nginx).text
     assert configuration(nginx).text.count("location = shop:once {") == 2
-    assert configuration(lab_nginx).text.count("location = orders:once {") == 1
+    # The lab's edge may say that it was asked by HTTPS, so the plain port knows the services, and redirects all others.
+    assert configuration(lab_nginx).text.count("location = orders:once {") == 2
+    assert "if ($asked_scheme = http) {" in configuration(lab_nginx).text
+    assert "if ($asked_scheme = http) {" not in configuration(nginx).text
 
 
 def test_the_query_is_not_logged(nginx):
@@ -167,7 +170,7 @@ def test_both_engines_hold_their_ports_as_one_user(ha, nginx):
     assert user(ha, "/etc/systemd/system/haproxy@lb.service") == "loadbalancer"
     assert user(nginx, "/etc/systemd/system/nginx@.service") == "loadbalancer"
     assert user(ha, "/etc/systemd/system/haproxy@node.service") == "haproxy"
-    listens = re.findall(r"(?m)^ +listen .*$", configuration(nginx).text)
+    listens = re.findall(r"(?m)^ +listen [^u].*$", configuration(nginx).text)
     assert len(listens) == 4
     assert all(" reuseport " in line for line in listens)
 
@@ -195,7 +198,11 @@ def test_only_the_chosen_engine_is_written_and_the_other_retired(ha, nginx):
 def test_a_balancer_takes_few_tasks(request, role, landscape):
     """Those that are asked of a host whose packages are there: directories, user, files, daemon."""
     local = {"assert", "validate_argument_spec", "include_role", "meta", "apt"}
-    steps = [s for s in request.getfixturevalue(landscape).steps("lb1") if s.role == role]
+    steps = [
+        step
+        for step in request.getfixturevalue(landscape).steps("lb1")
+        if step.role == role and step.variables.get("nginx_instance") != "cache"
+    ]
     names = [s.task.name for s in steps if s.task.action.removeprefix("ansible.builtin.") not in local and [*s.items()]]
     assert len(names) <= 4, names
 
@@ -244,7 +251,7 @@ def test_a_reload_and_a_stop_drain(nginx, drain):
 
 def test_a_flag_that_a_killed_drain_left_is_removed_by_the_next_run(nginx):
     """The unit is reloaded where the flag is, and a reload removes it."""
-    [step] = [s for s in nginx.steps("lb1") if s.role == "nginx" and s.task.action == "systemd_current"]
+    [step, _] = [s for s in nginx.steps("lb1") if s.role == "nginx" and s.task.action == "systemd_current"]
     assert "/run/nginx-lb/drain" in [
         path for unit in step.items() for path in unit.variables["item"].get("reload_on", [])
     ]

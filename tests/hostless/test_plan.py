@@ -330,7 +330,7 @@ def test_the_landscapes_plan_of_hosts_that_are_all_new(tmp_path):
     assert len(hosts) == len(set(hosts)) > 8
     said = dict(zip(hosts, lines[1::2], strict=True))
     database = next(line for host, line in said.items() if host.startswith("db"))
-    assert said["lb1"] == "  new host: would be set up as loadbalancer (base, pki, haproxy, keepalived)"
+    assert said["lb1"] == "  new host: would be set up as loadbalancer (base, pki, haproxy, nginx, keepalived)"
     roles = "base, pki, pgbackrest, patroni, postgresql_databases, etcd"
     assert database == f"  new host: would be set up as database, etcd ({roles})"
     app = next(line for host, line in said.items() if host.startswith("app"))

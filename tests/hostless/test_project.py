@@ -230,7 +230,7 @@ def test_whatever_operations_are_told_has_a_default():
     """Somebody may run a playbook without make, and the harness does: what is not said must not be undefined."""
     told = set(
         re.findall(
-            r'\b((?:certificates|database_drop|switchover|restart|logs|run|status|query|queries|rotate|restore|site|backups?)_\w+)"?[:=](?!=)',
+            r'\b((?:certificates|database_drop|switchover|restart|logs|run|status|query|queries|rotate|restore|site|backups?|purge)_\w+)"?[:=](?!=)',
             (ROOT / "Makefile").read_text(),
         )
     )

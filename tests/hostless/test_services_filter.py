@@ -21,8 +21,9 @@ PORTS = {"ssh": 22, "postgresql": 5432, "node_primary": 5432, "node_health": 840
 GROUPS = {"all": ["a1", "a2", "d1"], "app": ["a1", "a2"], "jobs": ["a2"], "database": ["d1"], "none": []}
 MINIMAL = {"source": {"path": "x"}, "app": "x:app", "interface": "asgi", "port": 8001}
 KEYS = (
-    "source, version, app, interface, server, workers, threads, writes, port, routes, static, limits, health, timeout, "
-    "memory, body, needs, database, cache, queue, environment, secrets, processes, schedule, on"
+    "source, version, app, interface, server, workers, threads, writes, port, routes, static, limits, cached, "
+    "purge_on_deploy, compression, health, timeout, memory, body, needs, database, cache, queue, environment, secrets, "
+    "processes, schedule, on"
 )
 
 
@@ -156,6 +157,9 @@ def test_nothing_wrong():
         "writes": 3,
         "routes": [{"host": "a.example.com", "path": "/a"}, {"path": "/"}],
         "static": {"url": "/a/static/", "directory": "web/dist", "command": "npm ci && npm run build"},
+        "cached": [{"path": "/a/*", "seconds": 60, "vary": ["Accept-Language"], "bypass": {"cookies": ["session"]}}],
+        "purge_on_deploy": True,
+        "compression": ["brotli", "gzip"],
         "health": {"live": "/l?x=1", "ready": "/r"},
         "timeout": {"request": 1, "stop": 2},
         "memory": "1G",
@@ -377,6 +381,9 @@ def test_defaults():
             "routes": [],
             "static": None,
             "limits": [],
+            "cached": [],
+            "purge_on_deploy": False,
+            "compression": None,
             "health": {"live": "/healthz", "ready": "/readyz"},
             "timeout": {"request": 30, "stop": 30},
             "memory": "512M",
@@ -526,6 +533,9 @@ def test_backends_of_the_load_balancer():
             "timeout_request": 7,
             "body_max_bytes": 1048576,
             "limits": [],
+            "cached": [],
+            "compression": ["brotli", "gzip"],
+            "brotli_asked": False,
         }
     ]
 

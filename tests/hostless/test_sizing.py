@@ -440,6 +440,7 @@ def test_ports_are_those_of_the_hosts_daemons(lab, single):
         return [(port["address"], port["port"]) for port in landscape.value(host, "preflight_ports")]
 
     assert listed(lab, "lb1") == [("10.77.0.11", port) for port in (80, 443, 8403)]
+    assert listed(lab, "edge1") == [("10.77.0.61", 80), ("10.77.0.61", 443)]
     assert sorted(listed(lab, "db1")) == [("10.77.0.41", port) for port in (2379, 2380, 5432, 8008, 8432)]
     local = [6432, 5432, 5433, 6379, 6380, 8002]
     assert listed(lab, "app1") == [
@@ -453,7 +454,7 @@ def test_the_units_of_ours_are_those_that_roles_run():
     """Every unit of the roles that listens on a port is known as ours, and none of a package is."""
     patterns = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())["__preflight_units"]
     units = ["haproxy@lb", "haproxy@node", "nginx@lb", "patroni", "etcd", "pgbouncer", "redis-sentinel", "pgbackrest"]
-    units += ["redis-server@cache", "redis-server@queue", "nginx-certificates"]
+    units += ["redis-server@cache", "redis-server@queue", "nginx-certificates", "nginx@cache", "nginx@edge"]
     for unit in units:
         assert any(re.fullmatch(pattern, f"{unit}.service") for pattern in patterns), unit
     for foreign in ("haproxy.service", "nginx.service", "redis-server.service", "postgresql@17-main.service"):

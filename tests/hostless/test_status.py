@@ -438,7 +438,7 @@ def test_one_that_is_not_taken_up_is_wrong(acme, problems):
 
 def test_load_balancers_may_differ_for_a_while(acme, declared, answers, problems):
     acme["lb1"] |= {"fingerprint": "old", "given": "old", "placed": time.time() - 90 * 86400}
-    assert problems() == ["lb1: clients see another certificate than on the load balancer that got the newest"]
+    assert problems() == ["lb1: clients see another certificate than on the host that got the newest"]
     acme["lb2"]["placed"] = time.time() - 1200
     assert problems() == []
     # Whose certificate it is decides how many days are few.

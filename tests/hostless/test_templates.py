@@ -23,6 +23,7 @@ ROLES = {
     "base",
     "etcd",
     "haproxy",
+    "nginx",
     "patroni",
     "pgbackrest",
     "pgbouncer",
@@ -56,7 +57,10 @@ def program(file: File) -> bool:
 
 def test_every_role_writes_the_same_files_at_every_size(lab, single, ha):
     """One code path: no template is for one size of landscape alone, but where there is no address to hold in turn."""
-    written = [{(file.role, file.source.name) for file in each.files} for each in (lab, single, ha)]
+    edge = lab.groups["edge"]
+    written = [
+        {(file.role, file.source.name) for file in each.files if file.host not in edge} for each in (lab, single, ha)
+    ]
     assert {role for role, _ in written[0]} == ROLES | {"keepalived"}
     virtual = {(role, name) for role, name in written[0] if role == "keepalived"}
     assert len(virtual) == 3
@@ -299,6 +303,16 @@ def check_routes(file: File) -> None:
     assert len(keys) == len(set(keys))
 
 
+def check_kept(file: File) -> None:
+    keys = [re.fullmatch(r"([a-z][a-z0-9-]*(?:/[^\s/?]+)*/\??) kept", line)[1] for line in lines(file)]
+    assert keys
+    assert len(keys) == len(set(keys))
+
+
+def check_origin(file: File) -> None:
+    assert all(re.fullmatch(r"/etc/terrace/pki/host\.crt [a-z.]+", line) for line in lines(file))
+
+
 def check_lua(file: File) -> None:
     code = "\n".join(lines(file))
     assert len(re.findall(r"\b(?:function|if|do)\b", code)) == len(re.findall(r"\bend\b", code))
@@ -331,7 +345,7 @@ def check_nginx(file: File) -> None:
     assert depth == 0
     groups = re.findall(r"(?m)^    upstream (\S+) {", file.text)
     assert len(groups) == len(set(groups))
-    assert set(re.findall(r"proxy_pass http://([\w-]+)\$(?:target|request_uri);", file.text)) == set(groups)
+    assert set(re.findall(r"proxy_pass https?://([\w-]+)\$", file.text)) == set(groups)
 
 
 def check_python(file: File) -> None:
@@ -379,10 +393,12 @@ KINDS = {
     r"/etc/pgbouncer/userlist\.txt": check_users,
     r"/etc/redis/.*\.conf": check_redis,
     r"/etc/redis/.*\.acl": check_access,
-    r"/usr/local/(sbin/redis-|bin/terrace-).*": check_script,
+    r"/usr/local/(sbin/redis-|sbin/nginx-check|bin/terrace-).*": check_script,
     r"/etc/tmpfiles\.d/.*": check_tmpfiles,
     r"/etc/haproxy/.*\.cfg": check_haproxy,
-    r"/etc/haproxy/.*\.map": check_routes,
+    r"/etc/haproxy/lb\.routes\.map": check_routes,
+    r"/etc/haproxy/lb\.kept\.map": check_kept,
+    r"/etc/haproxy/lb\.origin\.list": check_origin,
     r"/etc/haproxy/.*\.lua": check_lua,
     r"/etc/nginx/.*\.conf": check_nginx,
     r"/usr/local/sbin/.*-(reload|drain|here)": check_python,
@@ -418,7 +434,7 @@ def listeners(landscape: Landscape, host: str) -> Iterator[tuple[str, int]]:
         if file.path.startswith("/etc/haproxy/") and file.path.endswith(".cfg"):
             found = re.findall(r"^ +bind (\S+):(\d+)", file.text, re.MULTILINE)
             assert len(found) == len(re.findall(r"^ *bind (?!unix@)", file.text, re.MULTILINE)), file
-        elif file.path == "/etc/nginx/lb.conf":
+        elif file.path in ("/etc/nginx/lb.conf", "/etc/nginx/edge.conf"):
             found = re.findall(r"^ +listen ([\d.]+):(\d+) ", file.text, re.MULTILINE)
         elif file.path == "/etc/nginx/certificates.conf":
             found = re.findall(r"^ +listen ([\d.]+):(\d+) ssl;", file.text, re.MULTILINE)
@@ -460,6 +476,7 @@ def test_daemons_listen_exactly_on_the_port_table(landscape):
             "database": ["postgresql", "patroni", "pgbackrest"],
             "etcd": ["etcd_client", "etcd_peer"],
             "backup": [] if "database" in groups else ["pgbackrest"],
+            "edge": ["http", "https"],
         }
         expected = [(address, ports[name]) for tier, names in tiers.items() if tier in groups for name in names]
         if "loadbalancer" in groups and (virtual := value(host, "topology_virtual_address")):

@@ -6,7 +6,8 @@ import pytest
 
 from terrace import topology
 
-TIERS = "loadbalancer, app, cache, sentinel, database, etcd, backup"
+TIERS = "loadbalancer, app, cache, sentinel, database, etcd, backup, edge"
+WANTED = TIERS.split(", ")[:-1]
 
 
 def groups(**changes: list[str]) -> dict[str, list[str]]:
@@ -30,10 +31,16 @@ def problems(found: dict[str, list[str]], **addresses: str) -> list[str]:
 
 def test_nothing_wrong():
     assert problems(groups()) == []
-    assert problems({tier: ["a"] for tier in TIERS.split(", ")} | {"all": ["a"]}) == []
+    assert problems({tier: ["a"] for tier in WANTED} | {"all": ["a"]}) == []
+    assert problems(groups(edge=["b", "d"])) == []
 
 
-@pytest.mark.parametrize("tier", TIERS.split(", "))
+def test_the_edge_stands_before_the_load_balancers():
+    [line] = problems(groups(edge=["a", "d"]))
+    assert line.startswith("the host 'a' is in 'edge' and in 'loadbalancer', which both answer clients")
+
+
+@pytest.mark.parametrize("tier", WANTED)
 def test_a_group_without_hosts(tier):
     message = f"the group '{tier}' has no host; add one, it may be a host of another group"
     found = groups(spare=["a", "b", "c"], **{tier: []})
@@ -85,7 +92,7 @@ def test_a_host_without_an_address():
 
 
 def test_one_machine_may_be_reached_by_itself_alone():
-    alone = {tier: ["a"] for tier in (*TIERS.split(", "), "all")}
+    alone = {tier: ["a"] for tier in (*WANTED, "all")}
     assert problems(alone, a="127.0.0.1") == []
 
 

@@ -568,6 +568,30 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         ["inventory/qa/group_vars/database.yml: patroni_max_connections: has no value; give one, or remove it"],
     ),
     (
+        "inventory/qa/hosts.yml",
+        "    backup:\n",
+        "    edge:\n      hosts:\n        edge1: {ansible_host: 192.0.2.61, edge_origins: [lb1.example.com]}\n    backup:\n",
+        [
+            "inventory/qa/hosts.yml: edge1.edge_origins: has 'lb1.example.com'; has to be IP addresses, without port or network"
+        ],
+    ),
+    (
+        "inventory/qa/hosts.yml",
+        "    backup:\n",
+        "    edge:\n      hosts:\n        lb1:\n    backup:\n",
+        [
+            "inventory/qa/hosts.yml: the host 'lb1' is in 'edge' and in 'loadbalancer', which both answer clients on the same ports; the edge stands before the load balancers; take it out of one"
+        ],
+    ),
+    (
+        "services/shop.yml",
+        "routes:",
+        "cached: [{path: /news, seconds: 5, vary: [Cookie]}]\nroutes:",
+        [
+            "services/shop.yml: cached[0].vary: has Cookie, which makes an answer of one visitor; name the cookies that matter in bypass.cookies"
+        ],
+    ),
+    (
         MAIN,
         "",
         "loadbalancer_engine: apache\n",
@@ -1070,7 +1094,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "    etcd:\n",
         "    spare:\n      hosts:\n        old1: {ansible_host: 192.0.2.99}\n    etcd:\n",
         [
-            "inventory/qa/hosts.yml: the host 'old1' is in none of the groups loadbalancer, app, cache, sentinel, database, etcd, backup; put it in one"
+            "inventory/qa/hosts.yml: the host 'old1' is in none of the groups loadbalancer, app, cache, sentinel, database, etcd, backup, edge; put it in one"
         ],
     ),
     (

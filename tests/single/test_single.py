@@ -100,7 +100,7 @@ def second(playbook) -> lab.Host:
     nodes = "    app:\n      hosts:\n        solo1:\n"
     text = inventory.read_text()
     assert text.count(nodes) == 1
-    inventory.write_text(text.replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.62}\n"))
+    inventory.write_text(text.replace(nodes, nodes + "        solo2: {ansible_host: 10.77.0.72}\n"))
     made = playbook("molecule/lab/create.yml")
     assert made.returncode == 0, made.stdout[-3000:]
     lab.read_hosts()

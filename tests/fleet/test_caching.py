@@ -1,0 +1,131 @@
+"""Answers that are kept for all visitors, by load balancers and at the edge: services/httpbin.yml says which."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+
+import brotli
+import pytest
+
+import lab
+
+EDGE = lab.GROUPS["edge"]
+PLACES = [*lab.BALANCERS, *EDGE]
+each = pytest.mark.parametrize("place", PLACES)
+
+
+def ask(place: str, path: str, method: str = "GET", **headers: str) -> lab.Answer:
+    return lab.ask(place, path, method, headers={"Host": "httpbin.lab"} | headers)
+
+
+def state(answer: lab.Answer) -> str:
+    """Return what an answer says of where it is from."""
+    assert answer.status == 200, answer
+    return answer.headers.get("x-cache", "")
+
+
+def test_one_request_is_made_for_all_who_ask_at_once():
+    path, clients = f"/delay/3?cold={time.time()}", 60
+    with ThreadPoolExecutor(clients * len(PLACES)) as pool:
+        asked = [(place, pool.submit(ask, place, path)) for _ in range(clients) for place in PLACES]
+        states = Counter((place, state(answer.result())) for place, answer in asked)
+    assert states == {(place, word): count for place in PLACES for word, count in (("MISS", 1), ("HIT", clients - 1))}
+
+
+@each
+@pytest.mark.parametrize(
+    "said",
+    ["Set-Cookie: a=b", "Cache-Control: private", "Cache-Control: no-store", "Cache-Control: max-age=0", "Vary: *",
+     "Vary: User-Agent"],
+)  # fmt: skip
+def test_what_is_private_is_not_kept(place, said):
+    name, value = said.split(": ")
+    path = f"/response-headers?{name}={quote(value)}"
+    assert [state(ask(place, path)) for _ in range(2)] == ["MISS", "MISS"]
+
+
+@each
+def test_a_visitor_with_a_session_gets_an_answer_of_their_own(place):
+    ask(place, "/uuid")
+    kept = ask(place, "/uuid", Cookie="_tracking=1")
+    assert state(kept) in ("HIT", "STALE", "UPDATING")
+    for own in ({"Cookie": "a=1; session=2"}, {"Authorization": "Basic eA=="}, {"Origin": "https://other.example"}):
+        answer = ask(place, "/uuid", **own)
+        assert (state(answer), answer.body != kept.body) == ("BYPASS", True), own
+    # Below what is kept, or spelt in another way, is another path; and a head is not the answer of another method.
+    for path in ("/uuid/x.css", "/uuid;x.css", "/uuid%2fx.css", "//uuid", "/./uuid"):
+        assert ask(place, path).headers.get("x-cache", "BYPASS") == "BYPASS", path
+    assert ask(place, "/uuid", "POST").headers.get("x-cache", "BYPASS") == "BYPASS"
+    assert state(ask(place, "/uuid", "HEAD")) != "BYPASS"
+
+
+@each
+def test_nothing_that_a_client_says_is_kept_for_others(place):
+    path = f"/delay/3?forged={place}-{time.time()}"
+    forged = {
+        f"X-{name}": "evil" for name in ("Forwarded-Host", "Original-URL", "HTTP-Method-Override", "Terrace-Rule")
+    }
+    answer = ask(place, path, **forged, Accept="evil", **{"User-Agent": "evil", "Range": "bytes=0-3"})
+    assert answer.status in (200, 206)
+    again = ask(place, path)
+    assert state(again) == "HIT"
+    assert b"evil" not in again.body
+    assert again.json()["url"] == f"https://httpbin.lab{path}"
+
+
+@each
+def test_answers_are_compressed_once_for_all(place):
+    plain, small = (ask(place, f"/response-headers?long={'x' * 600}", **{"Accept-Encoding": how}) for how in ("", "br"))
+    assert "content-encoding" not in plain.headers
+    assert small.headers["content-encoding"] == "br"
+    assert brotli.decompress(small.body) == plain.body
+    assert {"accept-encoding"} <= {word.strip().lower() for word in small.headers["vary"].split(",")}
+
+
+def test_kept_pages_outlive_the_service_and_are_purged(hosts, playbook, everything_ready):
+    """The service dies, then the load balancers' engine: what is kept is answered, marked stale."""
+    for place in PLACES:
+        ask(place, "/uuid")
+    units = {node: f"svc-httpbin@{hosts[node].live_slot('httpbin')}" for node in lab.NODES}
+    engine = lab.running_engine(hosts).unit
+    try:
+        for node, name in units.items():
+            hosts[node].run(f"systemctl stop {name}")
+        lab.wait(lambda: ask(lab.BALANCERS[0], "/get").status == 503, 15, "the service is dead")
+        for place in PLACES:
+            assert state(ask(place, "/uuid")) in ("STALE", "UPDATING"), place
+            assert ask(place, "/get").status == 503
+        for balancer in lab.BALANCERS:
+            hosts[balancer].run(f"systemctl stop {engine}")
+        for place in EDGE:
+            assert state(ask(place, "/uuid")) in ("STALE", "UPDATING"), place
+            assert ask(place, "/get").status == 503
+    finally:
+        for balancer in lab.BALANCERS:
+            hosts[balancer].run(f"systemctl start {engine}")
+        for node, name in units.items():
+            hosts[node].run(f"systemctl start {name}")
+    lab.wait_until_ready(60)
+    path = "/response-headers?purged=1"
+    for place in PLACES:
+        ask(place, path)
+        assert state(ask(place, path)) == "HIT"
+    done = playbook("playbooks/purge.yml", "--extra-vars=purge_url=https://httpbin.lab/response-headers")
+    assert done.returncode == 0, done.stdout
+    # The edge last: a balancer that it asks has it again then.
+    assert [state(ask(place, path)) for place in PLACES] == ["MISS"] * len(PLACES)
+
+
+def test_the_engine_goes_around_a_cache_that_dies(hosts):
+    balancer = lab.BALANCERS[0]
+    with lab.Load(balancer, "/uuid", headers={"Host": "httpbin.lab"}, pause=0.02) as load:
+        for _ in range(3):
+            hosts[balancer].run("systemctl kill --signal=KILL nginx@cache")
+            time.sleep(1.5)
+        hosts[balancer].run("systemctl reload nginx@cache")
+        time.sleep(0.5)
+    assert not load.failed, load
+    assert hosts[balancer].show("nginx@cache.service", "ActiveState") == "active"
