@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -53,13 +54,20 @@ def recorded(hosts, everything_ready):
 
 
 def test_none_reaches_a_service_in_a_harmful_form(engine, recorded):
-    target = wire.Target(lab.ADDRESSES[lab.BALANCERS[0]], lab.PORTS["https"], NAME, lab.AUTHORITY)
-    results = trial.send(target, cases.ALL, workers=24)
-    # The balancer has outlived them.
-    assert lab.ask(lab.BALANCERS[0], "/get", headers={"Host": NAME}).status == 200
+    """By a load balancer, and by an edge host that asks the load balancers."""
+    places = [lab.BALANCERS[0], lab.GROUPS["edge"][0]]
+
+    def send(place: str) -> list[trial.Result]:
+        return trial.send(wire.Target(lab.ADDRESSES[place], lab.PORTS["https"], NAME, lab.AUTHORITY), cases.ALL, 24)
+
+    with ThreadPoolExecutor() as pool:
+        results = dict(zip(places, pool.map(send, places), strict=True))
+    # All have outlived them.
+    assert [lab.ask(place, "/get", headers={"Host": NAME}).status for place in places] == [200, 200]
     time.sleep(0.5)
-    assert trial.told(results, recorded(), lab.GATEWAY) == []
-    assert [str(result) for result in results if result.harm] == []
+    assert trial.told([result for place in places for result in results[place]], recorded(), lab.GATEWAY) == []
+    assert [f"{place}: {result}" for place in places for result in results[place] if result.harm] == []
     # It is not that nothing does.
-    arrived = {result.case.name for result in results if result.arrived}
-    assert {"a body of a GET", "forged X-Forwarded-*", "h2: another scheme"} <= arrived
+    for place in places:
+        arrived = {result.case.name for result in results[place] if result.arrived}
+        assert {"a body of a GET", "forged X-Forwarded-*", "h2: another scheme"} <= arrived, place
