@@ -123,12 +123,14 @@ def test_one_balancer_alone_opens_no_port(single):
     assert "8403" not in text(single, "solo", "/etc/haproxy/lb.cfg")
 
 
-def test_trusted_proxies_alone_say_who_the_client_is(ha, nginx, lab):
+def test_trusted_proxies_alone_say_who_the_client_is(ha, nginx, single, lab):
     lines = web(ha)
     assert "acl trusted src -- 198.51.100.0/24 203.0.113.7 2001:db8::/32" in lines
     taken = [line for line in lines if line.startswith("http-request set-src")]
     assert len(taken) == 5
-    assert not any("set-src" in line or "trusted" in line for line in web(lab))
+    assert not any("set-src" in line or "trusted" in line for line in web(single, "solo"))
+    # Hosts of the edge are known by themselves.
+    assert "acl trusted src -- 10.77.0.61 10.77.0.62" in web(lab)
     said = configuration(nginx).text
     assert re.findall(r"set_real_ip_from (\S+);", said) == ["198.51.100.0/24", "203.0.113.7", "2001:db8::/32"]
     # Nobody's X-Forwarded-Host is: a proxy that caches by Host would pass on what a client says there.
