@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,21 @@ def state(answer: lab.Answer) -> str:
     return answer.headers.get("x-cache", "")
 
 
+# Prints how many requests of a service the node proxy has got. Lines of access logs are lost where they come too fast.
+ARRIVED = """
+import csv, socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect("/run/haproxy-node/admin.sock")
+    connection.sendall(b"show stat -1 1 -1\\n")
+    rows = csv.DictReader(connection.makefile())
+    print(next(row["req_tot"] for row in rows if row["# pxname"] == sys.argv[1]))
+"""
+
+
+def arrived(hosts) -> int:
+    return sum(int(hosts[node].run("python3 - httpbin", stdin=ARRIVED)) for node in lab.NODES)
+
+
 def flood(place: str, path: str) -> str:
     """Ask a place 1,000 times at once, by 20 connections of HTTP/2 with 50 streams each; return what h2load says."""
     words = ["h2load", "--clients=20", "--max-concurrent-streams=50", "--requests=1000"]
@@ -37,15 +51,11 @@ def flood(place: str, path: str) -> str:
 
 def test_one_request_is_made_for_all_who_ask_at_once(hosts):
     """Each load balancer makes one for its own thousand, and the edge hosts are answered by that, too."""
-    path, engine = f"/delay/3?cold={time.time()}", lab.running_engine(hosts).unit
-    begin = hosts[lab.BALANCERS[0]].run("date +%s")
+    path, before = f"/delay/3?cold={time.time()}", arrived(hosts)
     with ThreadPoolExecutor(len(PLACES)) as pool:
         said = dict(zip(PLACES, pool.map(lambda place: flood(place, path), PLACES), strict=True))
     assert [place for place in PLACES if "status codes: 1000 2xx," not in said[place]] == [], said
-    shown = f"journalctl --unit={engine} --since=@{begin} --output=cat --no-pager --grep=/delay/3"
-    entries = [json.loads(line) for balancer in lab.BALANCERS for line in hosts[balancer].run(shown).splitlines()]
-    assert len(entries) >= 1000 * len(lab.BALANCERS)
-    assert len([entry for entry in entries if entry["server"] in lab.NODES]) == len(lab.BALANCERS)
+    assert arrived(hosts) - before == len(lab.BALANCERS)
 
 
 @each

@@ -49,5 +49,5 @@ def test_a_load_balancer_that_dies_is_not_missed(hosts):
     engine = lab.running_engine(hosts).unit
     with lab.Load(EDGE[0], "/users?limit=1", pause=0.05) as load:
         hosts[lab.BALANCERS[0]].run(f"systemctl kill --signal=KILL {engine}")
-        lab.wait(lambda: lab.ask(lab.BALANCERS[0], "/users?limit=1").status == 200, 30, "it is back", pause=0.5)
+        lab.wait_until_ready(30)
     assert not load.failed, load

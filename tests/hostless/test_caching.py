@@ -401,3 +401,18 @@ def test_what_a_purge_removes(tmp_path, services, url, prefix, gone):
 
 def test_nothing_is_kept_where_nothing_is(tmp_path):
     assert purging.purge(str(tmp_path / "none"), purging.Wanted([], "", ""), check=False) == (0, 0)
+
+
+@pytest.mark.parametrize("said", ["STALE", "UPDATING"])
+def test_the_edge_does_not_keep_for_new_what_a_load_balancer_says_is_old(lab, said):
+    assert first(block(edge(lab), "map $upstream_http_x_cache $old"), said) == "STALE"
+    assert {
+        first(block(edge(lab), "map $upstream_http_x_cache $old"), word) for word in ("", "HIT", "REVALIDATED")
+    } == {""}
+    good_for = block(edge(lab), 'map "$old$status $said $varies$sets_cookie $upstream_http_expires" $good_for')
+    assert [first(good_for, f"{old}200 silent  ") for old in ("", "STALE")] == [
+        "max-age=$seconds$stale_allowed",
+        "no-store",
+    ]
+    # A load balancer asks the service, which is not believed when it says so.
+    assert "$old" not in cache(lab).text
