@@ -185,6 +185,9 @@ def test_one_certificate_is_shared(hosts, pebble):
         plain = socket.create_connection((lab.ADDRESSES[balancer], lab.PORTS["https"]), timeout=10)
         with ssl.create_default_context(cadata=roots).wrap_socket(plain, server_hostname="httpbin.lab") as client:
             assert client.version() == "TLSv1.3"
+            client.sendall(b"GET /status/200 HTTP/1.1\r\nHost: httpbin.lab\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert b"\r\nstrict-transport-security: max-age=63072000\r\n" in answer.lower()
         assert hosts[balancer].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
         assert state(hosts[balancer])["lacking"] == []
     assert pebble.problems() == []
