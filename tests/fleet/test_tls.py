@@ -25,6 +25,28 @@ FIRST, SECOND = lab.BALANCERS[:2]
 UNITS = ("pebble-names", "pebble")
 
 
+def certify(place: Path, days: int, *words: str | Path) -> None:
+    """Make a key and a certificate, PLACE.key and PLACE.pem.
+
+    Parameters:
+        days: how long it is good.
+        words: further arguments of `openssl req`; without an authority among them, it is signed by itself.
+    """
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    made += [
+        "-days",
+        str(days),
+        "-subj",
+        f"/CN={place.name}",
+        "-keyout",
+        f"{place}.key",
+        "-out",
+        f"{place}.pem",
+        *words,
+    ]
+    subprocess.run(made, check=True, capture_output=True)
+
+
 class Pebble:
     """The ACME server, and the runs of site.yml that have the load balancers use it."""
 
@@ -35,21 +57,7 @@ class Pebble:
 
     def _certify(self, folder: Path) -> None:
         """Give the server, whose package has none, a certificate of an authority of its own."""
-        made = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "9",
-        ]
-        made += ["-subj", "/CN=acme"]
-        made += ["-addext", f"subjectAltName=IP:{self.host.address}", "-keyout", folder / "acme.key", "-out", self.ca]
-        subprocess.run(made, check=True, capture_output=True)
+        certify(folder / "acme", 9, "-addext", f"subjectAltName=IP:{self.host.address}")
         listening = {
             "listenAddress": f"{self.host.address}:14000",
             "managementListenAddress": f"{self.host.address}:15000",
@@ -88,22 +96,31 @@ class Pebble:
         verb, content = ("add-a", {"host": name, "addresses": [address]}) if address else ("clear-a", {"host": name})
         self.host.run(f"curl --fail --silent --data @- http://127.0.0.1:8055/{verb}", stdin=json.dumps(content))
 
-    def site(self, *names: str, engine: str = "", mode: str = "acme") -> subprocess.CompletedProcess:
+    def site(self, *names: str, engine: str = "", tls: dict | None = None) -> subprocess.CompletedProcess:
         """Run site.yml on the load balancers.
 
         Parameters:
             names: host names beside those of routes.
             engine: what balances; the lab's own where it is empty.
-            mode: where certificates come from.
+            tls: where certificates come from instead.
         """
         acme = {"mode": "acme", "directory": self.url, "ca": str(self.ca), "names": list(names)}
-        tls = acme if mode == "acme" else {"mode": mode}
-        self.said = json.dumps({"tls": tls, "loadbalancer_engine": engine or self.engine})
+        # The edge is left as it is, to save time: the load balancers share with each other alone.
+        alone = [{"name": balancer, "address": lab.ADDRESSES[balancer]} for balancer in lab.BALANCERS]
+        said = {"tls": tls or acme, "topology_tls_hosts": alone, "loadbalancer_engine": engine or self.engine}
+        self.said = json.dumps(said)
         return self.playbook("site.yml", "--limit=loadbalancer", TAGS, f"--extra-vars={self.said}")
 
+    def status(self) -> dict:
+        """Return what make status would say of the load balancers after the last run."""
+        told = lab.status(f"--extra-vars={self.said}")[1]
+        edge = tuple(lab.GROUPS["edge"])
+        problems = [problem for problem in told["problems"] if not problem.startswith(edge)]
+        return {"problems": problems, "tls": [its for its in told["tls"] if its["host"] not in edge]}
+
     def problems(self) -> list[str]:
-        """Return what make status would say after the last run."""
-        return lab.status(f"--extra-vars={self.said}")[1]["problems"]
+        """Return what is wrong with that."""
+        return self.status()["problems"]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +137,7 @@ def pebble(hosts, playbook, home_engine, tmp_path_factory) -> Iterator[Pebble]:
         assert done.returncode == 0, done.stdout
         yield server
     finally:
-        done = server.site(mode="internal")
+        done = server.site(tls={"mode": "internal"})
         server.stop()
     assert done.returncode == 0, done.stdout
     for balancer in lab.BALANCERS:
@@ -185,6 +202,9 @@ def test_one_certificate_is_shared(hosts, pebble):
         plain = socket.create_connection((lab.ADDRESSES[balancer], lab.PORTS["https"]), timeout=10)
         with ssl.create_default_context(cadata=roots).wrap_socket(plain, server_hostname="httpbin.lab") as client:
             assert client.version() == "TLSv1.3"
+            client.sendall(b"GET /status/200 HTTP/1.1\r\nHost: httpbin.lab\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert b"\r\nstrict-transport-security: max-age=63072000\r\n" in answer.lower()
         assert hosts[balancer].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
         assert state(hosts[balancer])["lacking"] == []
     assert pebble.problems() == []
@@ -270,3 +290,38 @@ def test_a_name_that_is_refused_leaves_the_old_one_until_it_is_not(hosts, pebble
     assert names(shown(FIRST)) == {"httpbin.lab", "shop.lab", REFUSED}
     assert fingerprint(SECOND) == fingerprint(FIRST) == fingerprint("virtual")
     assert pebble.problems() == []
+
+
+def test_a_certificate_of_ones_own_is_taken_up(hosts, pebble, tmp_path, monkeypatch):
+    """By the engine that runs, instead of that of the ACME server, whose exchange ends; and nobody notices."""
+    authority, own = tmp_path / "own-authority", tmp_path / "httpbin.lab"
+    certify(authority, 99)
+    signed = ["-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-addext", "basicConstraints=critical,CA:FALSE"]
+    certify(own, 30, *signed, "-addext", "subjectAltName=DNS:httpbin.lab")
+    roots = pebble.host.run(f"curl --silent --insecure https://{pebble.host.address}:15000/roots/0")
+    # Clients trust both authorities, and reach the hosts by addresses, which neither has certified.
+    trusting = ssl.create_default_context(cadata=f"{roots}\n{Path(f'{authority}.pem').read_text()}")
+    trusting.check_hostname = False
+    monkeypatch.setattr(lab, "tls", lambda: trusting)
+    files = {"mode": "files", "certificate": f"{own}.pem", "key": f"{own}.key", "ca": f"{authority}.pem"}
+    with contextlib.ExitStack() as stack:
+        loads = [stack.enter_context(lab.Load(balancer, "/users?limit=1")) for balancer in lab.BALANCERS]
+        done = pebble.site(engine=lab.running_engine(hosts).name, tls=files)
+        assert done.returncode == 0, done.stdout
+        made = x509.load_pem_x509_certificate(Path(files["certificate"]).read_bytes())
+        assert {shown(host) for host in (*lab.BALANCERS, "virtual")} == {made}
+        # On new connections, too.
+        for balancer in lab.BALANCERS:
+            assert lab.ask(balancer, "/users?limit=1").status == 200
+    for load in loads:
+        assert not load.failed, load
+    for balancer in lab.BALANCERS:
+        assert hosts[balancer].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
+        assert hosts[balancer].show("terrace-certificates.timer", "ActiveState") == "inactive"
+    told = pebble.status()
+    assert [(its["host"], its["mode"], its["days"], its["names"]) for its in told["tls"]] == [
+        (balancer, "files", 29, ["httpbin.lab"]) for balancer in lab.BALANCERS
+    ]
+    # Nobody but its owner can renew it, and it is good for 30 days.
+    ends = "the certificate that clients see has 29 days left"
+    assert [problem.partition(";")[0] for problem in told["problems"]] == [f"{each}: {ends}" for each in lab.BALANCERS]

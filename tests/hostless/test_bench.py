@@ -10,15 +10,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
 
 from landscape import ROOT, Landscape
+from landscape import load as module
 
 sys.path.insert(0, str(ROOT / "bench"))
 import advice
 import balancer
+import handshakes
 import load
 import poolers
 import published
@@ -189,7 +192,7 @@ def test_each_host_is_asked_for_its_address_once(tmp_path):
     "part",
     [
         *("data", "ways", "cache", "compression", "connections", "servers", "runs", "scale"),
-        *("settings", "poolers", "queries", "indexes"),
+        *("settings", "poolers", "queries", "indexes", "static", "handshakes", "levels", "edge"),
     ],
 )
 def test_the_page_has_a_place_for_every_part(part):
@@ -433,3 +436,101 @@ def test_the_plain_nginx_serves_the_directory_of_ours():
     assert "location /orders/static/ { alias /srv/terrace/orders/static/immutable/; }" in text
     assert static.FOLDER in text
     assert [static.name(size) for size in static.SIZES] == ["bench-1-kB.bin", "bench-100-kB.bin", "bench-1-MB.bin"]
+
+
+def test_handshakes_are_understood(tmp_path):
+    """Full ones and resumed ones with a real server, at the same time; one taken for the other is refused."""
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=a",
+    ]
+    subprocess.run([*made, "-keyout", tmp_path / "key", "-out", tmp_path / "crt"], check=True, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    server = ["openssl", "s_server", "-accept", place, "-cert", tmp_path / "crt", "-key", tmp_path / "key", "-www"]
+    with subprocess.Popen([*server, "-quiet"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+        try:
+            stack.lab.wait(lambda: not connects(place), 10, "the server listens", pause=0.05)
+            agreed = handshakes.agreed(handshakes.openssl("s_client", "-connect", place, "-tls1_3"))
+            words = ["openssl", "s_time", "-connect", place, "-tls1_3", "-www", "/", "-time", "1"]
+            clients = {
+                kind: subprocess.Popen([*words, word], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                for kind, word in handshakes.KINDS.items()
+            }
+            said = {kind: client.communicate(timeout=30)[0] for kind, client in clients.items()}
+        finally:
+            running.terminate()
+    assert re.fullmatch(r"TLSv1\.3 TLS_\w+, \w+; the certificate's key: 256 bit, signing by \w+", agreed)
+    for kind, other in (("full", "resumed"), ("resumed", "full")):
+        assert handshakes.counted(said[kind], kind) > 5
+        with pytest.raises(load.LoadError, match=f"not all handshakes were {other}"):
+            handshakes.counted(said[kind], other)
+
+
+def connects(place: str) -> int:
+    host, port = place.split(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "***\n\n0 connections in 2 real seconds, 0 bytes read per connection\n",
+        "*r*\n\n3 connections in 2 real seconds, 9 bytes read per connection\n",
+    ],
+)
+def test_handshakes_that_were_not_made_are_told(said):
+    for kind in handshakes.KINDS:
+        with pytest.raises(load.LoadError, match="nothing was answered"):
+            handshakes.counted(said, kind)
+
+
+def test_what_is_asked_for_after_a_handshake_is_of_the_balancer_itself():
+    topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text())
+    assert topology["topology_balancer_health"] == handshakes.PATH
+    assert [(way.name, way.hops[0][1:]) for way in handshakes.places({"haproxy": "lb1", "nginx": "lb2"})] == [
+        ("haproxy", ("lb1", "haproxy@lb")),
+        ("nginx", ("lb2", "nginx@lb")),
+        ("edge", ("edge1", "nginx@edge")),
+    ]
+
+
+def test_handshakes_are_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", MagicMock())
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", MagicMock())
+    report = module("bench/report", "bench_report")
+    rows = [
+        {
+            "way": way,
+            "kind": kind,
+            "rounds": [{"rate": rate * more, "cpu": {"balancer": spent * more}} for more in (1, 2, 3)],
+        }
+        for way, rate, spent in (("haproxy", 1000, 400), ("edge", 1100, 300))
+        for kind, rate, spent in (("full", rate, spent), ("resumed", 2 * rate, spent / 4))
+    ]
+    measured = {
+        "clients": 4, "seconds": 4, "openssl": "OpenSSL 3.0.1", "agreed": {"haproxy": "A", "edge": "A"}, "rows": rows,
+    }  # fmt: skip
+    assert report.handshakes(measured).splitlines() == [
+        "| place, handshake | connections/s | balancer, µs a connection | of full |",
+        "| --- | ---: | ---: | ---: |",
+        "| HAProxy, full | 2,000 (1,000..3,000) | 800 (400..1,200) | 100% |",
+        "| HAProxy, resumed | 4,000 (2,000..6,000) | 200 (100..300) | 25% |",
+        "| the edge, full | 2,200 (1,100..3,300) | 600 (300..900) | 100% |",
+        "| the edge, resumed | 4,400 (2,200..6,600) | 150 (75.0..225) | 25% |",
+        "",
+        "4 clients of OpenSSL 3.0.1, 4 s a round, median of 3 rounds (smallest..largest). Agreed on: A.",
+    ]
+    measured["agreed"]["edge"] = "B"
+    assert report.handshakes(measured).endswith("Agreed on: HAProxy: A. edge: B.")

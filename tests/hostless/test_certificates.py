@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultLib, VaultSecret
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -184,6 +186,48 @@ def test_a_certificate_that_does_not_belong_to_its_key(find, root, upper):
     assert find({"mode": "files"}) == [
         f"{key}: is missing; give the file of the {key}, relative to the inventory" for key in ("certificate", "key")
     ]
+
+
+def test_files_that_cannot_be_read(tmp_path, find, root):
+    missing = "put it there, or name another, relative to the inventory"
+    given = FILES | {"ca": "ca"}
+    assert find(given) == [
+        f"certificate: there is no file crt; {missing}",
+        f"key: there is no file key; {missing}",
+    ]
+    leaf = Certificate("shop", ("shop.example.com",), by=root)
+    assert find(given, crt=leaf.crt, key=leaf.crt)[:2] == [
+        "key: key has no private key in PEM form; give one that begins with -----BEGIN PRIVATE KEY-----",
+        f"ca: there is no file ca; {missing}",
+    ]
+    # As authorities also hand it out, which is no text.
+    der = leaf.certificate.public_bytes(serialization.Encoding.DER)
+    (tmp_path / "crt").write_bytes(der)
+    [said] = find(FILES, key=leaf.pem())
+    assert said.startswith("certificate: crt cannot be read: 'utf-8' codec can't decode")
+    cut = leaf.crt[: len(leaf.crt) // 2]
+    assert find(FILES, crt=cut, key=leaf.pem()) == [
+        "certificate: crt has no certificate in PEM form; give one that begins with -----BEGIN CERTIFICATE-----"
+    ]
+
+
+def test_a_key_that_the_vault_has_is_that_of_the_certificate(tmp_path, root):
+    """As roles get it, decrypted; and by another password it cannot be told."""
+    leaf = Certificate("shop", ("shop.example.com",), by=root)
+    (tmp_path / "crt").write_text(leaf.crt + root.crt)
+    secrets = [[("default", VaultSecret(password))] for password in (b"right", b"wrong")]
+    (tmp_path / "key").write_bytes(VaultLib(secrets[0]).encrypt(leaf.pem()))
+
+    def found(secret: list) -> list[tuple[str, str]]:
+        loader = DataLoader()
+        loader.set_vault_secrets(secret)
+        return certificates.findings(FILES, [], str(tmp_path), lambda path: loader.get_text_file_contents(str(path)))[0]
+
+    assert found(secrets[0]) == []
+    [(place, said)] = found(secrets[1])
+    assert place == "key"
+    assert said.startswith(f"{tmp_path}/key cannot be read: ")
+    assert leaf.pem().splitlines()[1] not in said
 
 
 def test_a_chain_that_is_not_whole(find, root, upper):
