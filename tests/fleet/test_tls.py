@@ -22,6 +22,9 @@ REFUSED = "refused.lab"
 STATE = "/var/lib/terrace/certificates"
 TAGS = "--tags=base,pki,certificates,haproxy,nginx"
 FIRST, SECOND = lab.BALANCERS[:2]
+EDGE = lab.GROUPS["edge"]
+# Who shows the certificate to clients.
+PLACES = [*lab.BALANCERS, *EDGE]
 UNITS = ("pebble-names", "pebble")
 
 
@@ -97,7 +100,7 @@ class Pebble:
         self.host.run(f"curl --fail --silent --data @- http://127.0.0.1:8055/{verb}", stdin=json.dumps(content))
 
     def site(self, *names: str, engine: str = "", tls: dict | None = None) -> subprocess.CompletedProcess:
-        """Run site.yml on the load balancers.
+        """Run site.yml on the load balancers and edge hosts.
 
         Parameters:
             names: host names beside those of routes.
@@ -105,18 +108,12 @@ class Pebble:
             tls: where certificates come from instead.
         """
         acme = {"mode": "acme", "directory": self.url, "ca": str(self.ca), "names": list(names)}
-        # The edge is left as it is, to save time: the load balancers share with each other alone.
-        alone = [{"name": balancer, "address": lab.ADDRESSES[balancer]} for balancer in lab.BALANCERS]
-        said = {"tls": tls or acme, "topology_tls_hosts": alone, "loadbalancer_engine": engine or self.engine}
-        self.said = json.dumps(said)
-        return self.playbook("site.yml", "--limit=loadbalancer", TAGS, f"--extra-vars={self.said}")
+        self.said = json.dumps({"tls": tls or acme, "loadbalancer_engine": engine or self.engine})
+        return self.playbook("site.yml", "--limit=loadbalancer:edge", TAGS, f"--extra-vars={self.said}")
 
     def status(self) -> dict:
-        """Return what make status would say of the load balancers after the last run."""
-        told = lab.status(f"--extra-vars={self.said}")[1]
-        edge = tuple(lab.GROUPS["edge"])
-        problems = [problem for problem in told["problems"] if not problem.startswith(edge)]
-        return {"problems": problems, "tls": [its for its in told["tls"] if its["host"] not in edge]}
+        """Return what make status would say after the last run."""
+        return lab.status(f"--extra-vars={self.said}")[1]
 
     def problems(self) -> list[str]:
         """Return what is wrong with that."""
@@ -129,8 +126,8 @@ def pebble(hosts, playbook, home_engine, tmp_path_factory) -> Iterator[Pebble]:
     server = Pebble(hosts[SERVER], playbook, home_engine.name, tmp_path_factory.mktemp("acme"))
     server.stop()
     # Certificates that were left are of a server that has forgotten them, and so has a new root.
-    for balancer in lab.BALANCERS:
-        hosts[balancer].run(f"rm -rf {STATE}")
+    for place in PLACES:
+        hosts[place].run(f"rm -rf {STATE}")
     try:
         server.start()
         done = server.site("shop.lab")
@@ -140,15 +137,15 @@ def pebble(hosts, playbook, home_engine, tmp_path_factory) -> Iterator[Pebble]:
         done = server.site(tls={"mode": "internal"})
         server.stop()
     assert done.returncode == 0, done.stdout
-    for balancer in lab.BALANCERS:
+    for place in PLACES:
         # Verified by the environment's own authority.
-        assert lab.ask(balancer, "/users?limit=1").status == 200
+        assert lab.ask(place, "/users?limit=1").status == 200
         for unit in ("nginx-certificates.service", "terrace-certificates.timer"):
-            assert hosts[balancer].show(unit, "ActiveState") == "inactive"
+            assert hosts[place].show(unit, "ActiveState") == "inactive"
 
 
 def shown(host: str) -> x509.Certificate:
-    """Return the certificate that a load balancer shows, or the virtual address."""
+    """Return the certificate that a host shows, or the virtual address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     connection = lab.HTTPSConnection(
@@ -194,19 +191,19 @@ def look(host: lab.Host) -> None:
 
 
 def test_one_certificate_is_shared(hosts, pebble):
-    assert len({fingerprint(host) for host in (*lab.BALANCERS, "virtual")}) == 1
+    assert len({fingerprint(host) for host in (*PLACES, "virtual")}) == 1
     assert names(shown(FIRST)) == {"httpbin.lab", "shop.lab"}
     roots = pebble.host.run(f"curl --silent --insecure https://{pebble.host.address}:15000/roots/0")
-    for balancer in lab.BALANCERS:
+    for place in PLACES:
         # A client that knows the server's root alone: the chain is whole.
-        plain = socket.create_connection((lab.ADDRESSES[balancer], lab.PORTS["https"]), timeout=10)
+        plain = socket.create_connection((lab.ADDRESSES[place], lab.PORTS["https"]), timeout=10)
         with ssl.create_default_context(cadata=roots).wrap_socket(plain, server_hostname="httpbin.lab") as client:
             assert client.version() == "TLSv1.3"
             client.sendall(b"GET /status/200 HTTP/1.1\r\nHost: httpbin.lab\r\nConnection: close\r\n\r\n")
             answer = b"".join(iter(lambda: client.recv(65536), b""))
         assert b"\r\nstrict-transport-security: max-age=63072000\r\n" in answer.lower()
-        assert hosts[balancer].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
-        assert state(hosts[balancer])["lacking"] == []
+        assert hosts[place].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
+        assert state(hosts[place])["lacking"] == []
     assert pebble.problems() == []
 
 
@@ -214,7 +211,7 @@ def test_a_challenge_is_found_whichever_host_is_asked_for_it(hosts, pebble):
     path, text = "/.well-known/acme-challenge/a-token-of-this-test-0123456789", "found"
     hosts[FIRST].run(f"mkdir -p {STATE}/webroot$(dirname {path}) && echo {text} >{STATE}/webroot{path}")
     try:
-        for host in (*lab.BALANCERS, "virtual"):
+        for host in (*PLACES, "virtual"):
             answer = lab.ask(host, path, headers={"Host": "httpbin.lab"}, port=lab.PORTS["http"])
             assert (answer.status, answer.body) == (200, b"found\n"), host
             assert lab.ask(host, f"{path}-not", port=lab.PORTS["http"]).status == 404
@@ -286,9 +283,10 @@ def test_a_name_that_is_refused_leaves_the_old_one_until_it_is_not(hosts, pebble
     assert [problem for problem in pebble.problems() if problem.startswith(said)]
     pebble.leads(REFUSED, "")
     hosts[FIRST].run("terrace-certificates issue --force")
-    look(hosts[SECOND])
+    for place in PLACES:
+        look(hosts[place])
     assert names(shown(FIRST)) == {"httpbin.lab", "shop.lab", REFUSED}
-    assert fingerprint(SECOND) == fingerprint(FIRST) == fingerprint("virtual")
+    assert {fingerprint(place) for place in (*PLACES, "virtual")} == {fingerprint(FIRST)}
     assert pebble.problems() == []
 
 
@@ -305,23 +303,23 @@ def test_a_certificate_of_ones_own_is_taken_up(hosts, pebble, tmp_path, monkeypa
     monkeypatch.setattr(lab, "tls", lambda: trusting)
     files = {"mode": "files", "certificate": f"{own}.pem", "key": f"{own}.key", "ca": f"{authority}.pem"}
     with contextlib.ExitStack() as stack:
-        loads = [stack.enter_context(lab.Load(balancer, "/users?limit=1")) for balancer in lab.BALANCERS]
+        loads = [stack.enter_context(lab.Load(place, "/users?limit=1")) for place in PLACES]
         done = pebble.site(engine=lab.running_engine(hosts).name, tls=files)
         assert done.returncode == 0, done.stdout
         made = x509.load_pem_x509_certificate(Path(files["certificate"]).read_bytes())
-        assert {shown(host) for host in (*lab.BALANCERS, "virtual")} == {made}
+        assert {shown(place) for place in (*PLACES, "virtual")} == {made}
         # On new connections, too.
-        for balancer in lab.BALANCERS:
-            assert lab.ask(balancer, "/users?limit=1").status == 200
+        for place in PLACES:
+            assert lab.ask(place, "/users?limit=1").status == 200
     for load in loads:
         assert not load.failed, load
-    for balancer in lab.BALANCERS:
-        assert hosts[balancer].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
-        assert hosts[balancer].show("terrace-certificates.timer", "ActiveState") == "inactive"
+    for place in PLACES:
+        assert hosts[place].file("/etc/terrace/tls/public.key") == ("640", "root", "terrace-pki")
+        assert hosts[place].show("terrace-certificates.timer", "ActiveState") == "inactive"
     told = pebble.status()
     assert [(its["host"], its["mode"], its["days"], its["names"]) for its in told["tls"]] == [
-        (balancer, "files", 29, ["httpbin.lab"]) for balancer in lab.BALANCERS
+        (place, "files", 29, ["httpbin.lab"]) for place in PLACES
     ]
     # Nobody but its owner can renew it, and it is good for 30 days.
     ends = "the certificate that clients see has 29 days left"
-    assert [problem.partition(";")[0] for problem in told["problems"]] == [f"{each}: {ends}" for each in lab.BALANCERS]
+    assert [problem.partition(";")[0] for problem in told["problems"]] == [f"{each}: {ends}" for each in PLACES]
