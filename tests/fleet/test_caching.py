@@ -135,6 +135,7 @@ def test_kept_pages_outlive_the_service_and_are_purged(hosts, playbook, everythi
         for node, name in units.items():
             hosts[node].run(f"systemctl start {name}")
     lab.wait_until_ready(60)
+    lab.wait(lambda: {ask(place, "/get").status for place in EDGE} == {200}, 10, "the edge tries its origins again")
     path = "/response-headers?purged=1"
     for place in PLACES:
         ask(place, path)
