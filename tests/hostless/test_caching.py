@@ -416,3 +416,12 @@ def test_the_edge_does_not_keep_for_new_what_a_load_balancer_says_is_old(lab, sa
     ]
     # A load balancer asks the service, which is not believed when it says so.
     assert "$old" not in cache(lab).text
+
+
+def test_what_is_kept_of_static_files_is_not_logged_at_the_edge(lab):
+    """A page of theirs is: its rule has a line of the access log for each request."""
+    locations = {rule: "\n".join(block(edge(lab), f"location = {rule} ")) for rule in ("orders:0", "httpbin:0")}
+    assert {rule: "access_log off;" in said for rule, said in locations.items()} == {
+        "orders:0": True,
+        "httpbin:0": False,
+    }
