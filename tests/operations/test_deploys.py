@@ -5,6 +5,8 @@ The cases that take the least time and catch the most; `make test-deploys` does 
 
 from __future__ import annotations
 
+import re
+
 import deploys
 import pytest
 from deploys import SERVICE, deploy, live, variant, watched
@@ -24,6 +26,10 @@ def home(hosts, folder):
     hooks.append({"at": "after_switch", "run": "touch /run/hooked-$TERRACE_NODE", "on": "nodes"})
     own = variant(folder, "good")
     own["database"] = {"migrate": "alembic upgrade head", "migrate_after": "echo this takes away"}
+    own |= {"cached": [{"path": "/orders/board"}], "purge_on_deploy": True}
+    style = re.search(r"/orders/static/board[^\"]*\.css", lab.ask("virtual", "/orders/board").body.decode())[0]
+    at_the_edge = [lab.ask(place, style).headers["x-cache"] for place in lab.GROUPS["edge"] for _ in range(2)]
+    assert at_the_edge[1::2] == ["HIT"] * len(lab.GROUPS["edge"])
     with watched(slow=False) as watch:
         done = deploy(own, deploy_hooks=hooks)
     assert done.returncode == 0, done.stdout[-4000:]
@@ -33,6 +39,9 @@ def home(hosts, folder):
     after = live(hosts)
     assert len(set(after.values())) == 1
     assert after != before
+    # What edge hosts kept of it is gone, the file itself is not.
+    asked_again = [lab.ask(place, style) for place in lab.GROUPS["edge"]]
+    assert [(answer.status, answer.headers["x-cache"]) for answer in asked_again] == [(200, "MISS")] * len(asked_again)
     return done.stdout, told.read_text().splitlines()
 
 
