@@ -51,7 +51,7 @@ def test_it_is_in_every_group(hosts):
 
 def test_a_run_that_changes_nothing_is_short():
     """Every task is a round trip to every host; the bound is docs/benchmarks.md's."""
-    assert lab.host_tasks()["solo1"] <= 77
+    assert lab.host_tasks()["solo1"] <= 79
 
 
 def test_it_is_healthy():
