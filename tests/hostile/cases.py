@@ -412,7 +412,8 @@ HTTP2 = [
     Hostile("h2: CONNECT", "makes a tunnel", frames=whole((b":method", b"CONNECT"), (b":authority", b"{host}:443")), most=0),
     Hostile("h2: a trailer that is a pseudo header", "another target to some", frames=bodies((0, b"hello"))(trailers=((b":path", b"/smuggled/x"),))),
     Hostile("h2: a trailer with a length", "a header to some", frames=bodies((0, b"hello"))(trailers=((b"content-length", b"0"), (b"x-forwarded-for", b"203.0.113.9")))),
-    Hostile("h2: a trailer without a body", "a header to some", frames=bodies()(trailers=((b"x-forwarded-for", b"203.0.113.9"),)), most=0),
+    # An edge host, whose connections to balancers are open, may have passed on what comes before it; that is cut off then.
+    Hostile("h2: a trailer without a body", "a header to some", frames=bodies()(trailers=((b"x-forwarded-for", b"203.0.113.9"),))),
     Hostile("h2: a GET with a trailer", "a header to some", frames=straight(lambda target, mark: [frame(HEADERS, END_HEADERS, 1, packed(head(target, b"/anything/" + mark))), frame(HEADERS, END_HEADERS | END_STREAM, 1, packed([(b"x-forwarded-for", b"203.0.113.9")]))]), most=0),
     Hostile("h2: forged X-Forwarded-*", "the service believes it", frames=fields((b"x-forwarded-for", b"203.0.113.9"), (b"x-forwarded-proto", b"http"), (b"x_forwarded_for", b"203.0.113.9"), (b"forwarded", b"for=203.0.113.9"))),
     Hostile("h2: a request on stream 0", "is no stream", frames=straight(lambda target, mark: [frame(HEADERS, END_HEADERS | END_STREAM, 0, packed(head(target, b"/anything/" + mark)))]), most=0),
