@@ -88,7 +88,7 @@ def grown(playbook) -> dict:
     for group in VOTERS:
         alone = f"    {group}:\n      hosts:\n        solo1:\n"
         assert text.count(alone) == 1, group
-        new = [f"        solo{n}:" + (f" {{ansible_host: 10.77.0.6{n}}}" if group == "cache" else "") for n in (2, 3)]
+        new = [f"        solo{n}:" + (f" {{ansible_host: 10.77.0.7{n}}}" if group == "cache" else "") for n in (2, 3)]
         text = text.replace(alone, alone + "\n".join(new) + "\n")
     before = started(solo)
     order = make_order(user)
